@@ -1,0 +1,90 @@
+r"""Trains a config: ``python -m balms_jax --config FILE[:ARGUMENTS] --workdir DIR``.
+
+The same command goes on with an interrupted run. Any key of the config can be set by a flag:
+
+    python -m balms_jax --config configs/digits_lt.py:method=balms --workdir runs/balms
+    python -m balms_jax --config configs/cifar_lt.py:dataset=cifar100,method=balms \
+        --config.data.data_dir=data --config.seed=1 --workdir runs/cifar100_balms_1
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from balms_jax import report
+from balms_jax.data.sources import DataNotFoundError
+from balms_jax.training import job
+from balms_jax.training.checkpoints import CheckpointError
+from balms_jax.training.interruption import Interrupted
+from balms_jax.training.methods import METHODS
+from balms_jax.training.progress import Progress
+from balms_jax.training.recipe import from_config
+from balms_jax.training.records import WorkdirError
+from balms_jax.training.stages import NonFiniteLossError
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'What to train; see configs/.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Where this run is recorded, and resumed from.')
+STAGE_1_FROM = flags.DEFINE_string(
+    'stage_1_from',
+    None,
+    'Another run, whose finished first stage (the same as here) is taken over.',
+)
+
+FAILURES = (
+    CheckpointError,
+    DataNotFoundError,
+    NonFiniteLossError,
+    OSError,
+    ValueError,
+    WorkdirError,
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs or resumes; returns the exit code."""
+    if len(arguments) > 1:
+        raise app.UsageError(f'unexpected argument {arguments[1]!r}')
+    config: ConfigDict = CONFIG.value
+    if not flags.FLAGS['verbosity'].present:
+        logging.set_verbosity(logging.ERROR)  # Orbax and JAX tell much at the usual level.
+    try:
+        recipe = from_config(config)
+        progress = Progress(title=recipe.method)
+        workdir = Path(str(WORKDIR.value))
+        result = job.train(
+            recipe,
+            workdir,
+            config=config.to_dict(),
+            stage_1_from=STAGE_1_FROM.value,
+            progress=progress,
+        )['uniform']
+        groups = ', '.join(
+            f'{name} {"absent" if result[name] is None else f"{result[name]:.1%}"}'
+            for name in ('many', 'medium', 'few')
+        )
+        progress.say(f'{recipe.method}: top-1 {result["top1"]:.1%} ({groups}), last epoch')
+        progress.say(f'page: {report.write_report([workdir])}')
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+    except FAILURES as error:
+        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def run() -> None:
+    """The command."""
+    flags.mark_flags_as_required(['config', 'workdir'])
+    methods = '\n'.join(f'  {name}: {method.summary}' for name, method in METHODS.items())
+    sys.modules['__main__'].__doc__ = f'{__doc__}\nMethods:\n{methods}\n'
+    # Results must not depend on how many devices draw the random numbers.
+    jax.config.update('jax_threefry_partitionable', True)
+    app.run(main)
+
+
+if __name__ == '__main__':
+    run()

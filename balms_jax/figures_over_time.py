@@ -1,0 +1,207 @@
+"""Figures of what changes during training: arrays in, a matplotlib Figure out.
+
+The conventions are those of :mod:`balms_jax.figures`.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
+
+from balms_jax.figure_style import (
+    COUNT_COLORS,
+    FAINT,
+    HALF,
+    WIDE,
+    Colors,
+    Curves,
+    Stages,
+    add_legend,
+    new_figure,
+    plain,
+    plot_curves,
+    styled,
+    time_axis,
+)
+
+
+@styled
+def rates_over_time(
+    steps: np.ndarray,
+    rates: np.ndarray,
+    class_counts: np.ndarray,
+    stages: Stages,
+    ylabel: str = 'sampling rate σ(ψ)',
+) -> Figure:
+    """A learned value of every class over training, coloured by the class's training images.
+
+    Args:
+        steps: over all stages, ``[T]``.
+        rates: ``[T, classes]``.
+        class_counts: training images, ``[classes]``.
+        stages: name and steps of each stage.
+        ylabel: what the values are.
+
+    Returns:
+        A half-width figure.
+    """
+    figure = new_figure(HALF)
+    axes = figure.subplots()
+    keep = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 120)).round().astype(int))
+    low, high = max(class_counts.min(), 1), max(class_counts.max(), 2)
+    norm = LogNorm(low, high) if low < high else Normalize(low - 1, high)
+    for index in np.argsort(-class_counts, kind='stable'):
+        axes.plot(
+            steps[keep],
+            rates[keep, index],
+            color=COUNT_COLORS(norm(max(class_counts[index], 1))),
+            lw=1.4 if len(class_counts) <= 20 else 0.7,
+        )
+    bar = figure.colorbar(ScalarMappable(norm, COUNT_COLORS), ax=axes, pad=0.02, aspect=28)
+    bar.set_label('training images of the class')
+    bar.outline.set_visible(False)
+    bar.ax.grid(visible=False)
+    time_axis(axes, stages, steps)
+    axes.set_ylabel(ylabel)
+    return figure
+
+
+@styled
+def loss_curves(losses: Curves, meta_losses: Curves, colors: Colors, stages: Stages) -> Figure:
+    """Training loss and, dashed, meta loss over training, on a log scale.
+
+    Args:
+        losses: by method, a pair of steps ``[T]`` and mean losses in nats ``[T]`` for each seed.
+        meta_losses: the same, for the methods that have one.
+        colors: by method.
+        stages: name and steps of each stage.
+
+    Returns:
+        A half-width figure.
+    """
+    figure = new_figure(HALF)
+    axes = figure.subplots()
+    axes.set_yscale('log')
+    plot_curves(axes, losses, colors)
+    plot_curves(
+        axes,
+        {f'{k} (meta)': v for k, v in meta_losses.items()},
+        {f'{k} (meta)': colors[k] for k in meta_losses},
+        ls='--',
+    )
+    time_axis(axes, stages, *(steps for curves in losses.values() for steps, _ in curves))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel('training loss (nats)')
+    add_legend(figure, axes)
+    return figure
+
+
+@styled
+def accuracy_curves(accuracies: Curves, colors: Colors, stages: Stages) -> Figure:
+    """Test accuracy over training.
+
+    Args:
+        accuracies: by method, a pair of steps ``[T]`` and fractions ``[T]`` for each seed.
+        colors: by method.
+        stages: name and steps of each stage.
+
+    Returns:
+        A half-width figure.
+    """
+    figure = new_figure(HALF)
+    axes = figure.subplots()
+    plot_curves(axes, accuracies, colors)
+    time_axis(axes, stages, *(steps for curves in accuracies.values() for steps, _ in curves))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_ylabel('test accuracy, top-1')
+    add_legend(figure, axes)
+    return figure
+
+
+@styled
+def gradient_weights(
+    weights: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    class_counts: np.ndarray,
+    colors: Colors,
+    times: int = 4,
+) -> Figure:
+    """Effective gradient weight of each class against its training images, log-log.
+
+    Args:
+        weights: by method, steps ``[T]`` and weights ``[T, classes]``, NaN where not measured;
+            only their ratios are shown (the geometric mean is 1).
+        class_counts: training images, ``[classes]``.
+        colors: by method.
+        times: how many of the T times are shown, from the first to the last.
+
+    Returns:
+        A wide figure with one panel a method and the slopes 0, −1 and −2 for reference.
+    """
+    columns = min(len(weights), 3)
+    rows = -(-len(weights) // columns)
+    figure = new_figure((WIDE[0] if columns > 1 else HALF[0], 3.1 * rows))
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    positive = class_counts > 0
+    counts = class_counts[positive]
+    center = np.exp(np.log(counts).mean())
+    ends = np.array([counts.min() / 1.15, counts.max() * 1.15])
+    for axes, (label, (steps, values)) in zip(grid.flat, weights.items(), strict=False):
+        axes.set(xscale='log', yscale='log', title=plain(label, 40))
+        for slope in (0, -1, -2):
+            axes.plot(ends, (ends / center) ** slope, color=FAINT, lw=0.8, ls=(0, (4, 3)))
+            text = str(slope).replace('-', '−')
+            place = (ends[0], (ends[0] / center) ** slope)
+            offset = {'xytext': (-3, 0), 'textcoords': 'offset points', 'color': FAINT}
+            axes.annotate(text, place, ha='right', va='center', **offset)
+        usable = np.flatnonzero(np.isfinite(np.where(values > 0, values, np.nan)).sum(axis=1) > 1)
+        chosen = usable[np.unique(np.linspace(0, len(usable) - 1, times).round().astype(int))]
+        for rank, time in enumerate(chosen if len(usable) else []):
+            row = np.where(values[time] > 0, values[time], np.nan)[positive]
+            row = row / np.exp(np.nanmean(np.log(row)))
+            shade = (rank + 1) / len(chosen)
+            color = LinearSegmentedColormap.from_list('', ['white', colors[label]])(shade)
+            axes.plot(counts, row, 'o', ms=3.5, color=color, label=f'step {steps[time]:,}')
+        axes.legend(loc='upper right', handletextpad=0, fontsize=7.5)
+        axes.margins(x=0.09)
+    for axes in grid.flat[len(weights) :]:
+        axes.set_visible(False)
+    figure.supxlabel('training images of the class, n', fontsize=8.5)
+    figure.supylabel('effective gradient weight (relative)', fontsize=8.5)
+    return figure
+
+
+@styled
+def gradient_weight_exponent(exponents: Curves, colors: Colors, stages: Stages) -> Figure:
+    """Slope of log effective gradient weight against log class count over training.
+
+    Args:
+        exponents: by method, a pair of steps ``[T]`` and slopes ``[T]`` for each seed.
+        colors: by method.
+        stages: name and steps of each stage.
+
+    Returns:
+        A half-width figure with the reference exponents 0, −1 and −2.
+    """
+    figure = new_figure(HALF)
+    axes = figure.subplots()
+    for slope in (0, -1, -2):
+        axes.axhline(slope, color=FAINT, lw=0.8, ls=(0, (4, 3)))
+    plot_curves(axes, exponents, colors)
+    time_axis(axes, stages, *(steps for curves in exponents.values() for steps, _ in curves))
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, -2.2), max(high, 0.3))
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.set_ylabel('gradient-weight exponent')
+    add_legend(figure, axes)
+    return figure

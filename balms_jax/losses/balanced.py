@@ -1,0 +1,461 @@
+"""Balanced Softmax, its sigmoid variant, and the change of prior behind both.
+
+Train with the prior, predict with plain logits: the losses here take the log prior of the
+*training* set; at test the network's own logits η are already right for a balanced set.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from balms_jax import priors
+
+Axis = int | tuple[int, ...]
+
+
+def prior_adjusted_log_softmax(
+    logits: ArrayLike,
+    log_prior: ArrayLike,
+    *,
+    tau: ArrayLike = 1.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""The log posterior on data whose classes have the given prior.
+
+    .. math:: \log \hat\phi_j = \log \frac{\pi_j^\tau e^{\eta_j}}{\sum_i \pi_i^\tau e^{\eta_i}}
+
+    Args:
+        logits: η, ``[..., classes, ...]``, any float type.
+        log_prior: log π up to a constant, ``[classes]`` or of the logits' rank and broadcastable
+            to them; −inf for an empty class, whose probability is 0 (if τ ≠ 0; 0⁰ = 1).
+        tau: τ, a scalar: 0 plain softmax, 1 Balanced Softmax, 1/4 the bound's variant.
+        axis: the axis (or axes, taken as one) of the classes.
+        where: classes to include, of the logits' shape; the others get −inf.
+
+    Returns:
+        log φ̂, of the logits' shape and type.
+
+    Raises:
+        ValueError: if ``logits`` are not floats, ``log_prior`` does not fit them, or is known and
+            NaN, +inf, or empty everywhere.
+
+    Example:
+        >>> log_prior = jnp.log(jnp.array([0.9, 0.1]))
+        >>> probabilities = jnp.exp(prior_adjusted_log_softmax(jnp.zeros(2), log_prior))
+        >>> print(jnp.array_str(probabilities, precision=2))
+        [0.9 0.1]
+
+    References:
+        BALMS (arXiv 2007.10740), Theorem 1; the family in τ: Menon et al. (arXiv 2007.07314).
+    """
+    logits = _float_logits(logits)
+    axes = _class_axes(axis, logits.ndim)
+    terms = _Terms.of(logits, log_prior, tau, axes, where)
+    log_probabilities = terms.centred - terms.log_normaliser[..., None] + terms.emptiness
+    if terms.where is not None:
+        log_probabilities = jnp.where(terms.where, log_probabilities, -jnp.inf)
+    class_shape = tuple(logits.shape[a] for a in axes)
+    unflattened = log_probabilities.reshape(log_probabilities.shape[:-1] + class_shape)
+    return jnp.moveaxis(unflattened, range(-len(axes), 0), axes).astype(logits.dtype)
+
+
+def balanced_softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    log_prior: ArrayLike,
+    *,
+    tau: ArrayLike = 1.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Balanced Softmax cross-entropy: train with it, predict with the plain logits.
+
+    .. math:: \ell = -\log \frac{n_y^\tau e^{\eta_y}}{\sum_j n_j^\tau e^{\eta_j}}
+
+    Equal to ``optax.softmax_cross_entropy_with_integer_labels(logits + tau * log_prior, labels)``,
+    but exact where that loses the prior to rounding or meets an empty class.
+
+    Args:
+        logits: η, ``[..., classes, ...]``, any float type.
+        labels: y, the logits' shape without ``axis``, any integer type. Out of range: an error
+            where known, a NaN loss while traced.
+        log_prior: log n up to a constant (counts or proportions: ``balms_jax.log_prior``),
+            ``[classes]``, or of the logits' rank and broadcastable to them.
+        tau: τ, a scalar: 0 plain softmax, 1 Balanced Softmax, 1/4 the bound's variant.
+        axis: the axis of the classes; several count as one, labels then being flat indices.
+        where: elements to include, of the logits' or the labels' shape, as in optax; an example
+            without any has loss 0.
+
+    Returns:
+        The loss of every example in nats, of the labels' shape and the logits' type. Where the
+        label's class is empty it is +inf, with the finite gradient φ̂ − 1[j = y].
+
+    Raises:
+        ValueError: if types or shapes do not fit, or a known label or prior is invalid.
+
+    Example:
+        >>> log_prior = jnp.log(jnp.array([900.0, 100.0]))
+        >>> logits, labels = jnp.zeros([2, 2]), jnp.array([0, 1])
+        >>> loss = balanced_softmax_cross_entropy_with_integer_labels(logits, labels, log_prior)
+        >>> print(jnp.array_str(loss, precision=3))
+        [0.105 2.303]
+
+    References:
+        BALMS (arXiv 2007.10740), Eqn. 4; Corollary 2.1 for τ = 1/4.
+    """
+    logits = _float_logits(logits)
+    axes = _class_axes(axis, logits.ndim)
+    labels = _integer_labels(labels, logits, axes)
+    terms = _Terms.of(logits, log_prior, tau, axes, where)
+
+    def at_label(array: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(array, labels[..., None], axis=-1, mode='fill')[..., 0]
+
+    # Taken before the sum, so that no array of the logits' size is kept for the sake of one entry.
+    label_term = (at_label(terms.eta) - terms.peak[..., 0]) + at_label(terms.shift)
+    loss = terms.log_normaliser - label_term - at_label(terms.emptiness)
+    return _zero_where_nothing(loss, terms.where).astype(logits.dtype)
+
+
+def balanced_softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    log_prior: ArrayLike,
+    *,
+    tau: ArrayLike = 1.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Balanced Softmax cross-entropy against distributions: mixup, label smoothing, teachers.
+
+    .. math:: \ell = -\sum_j y_j \log \hat\phi_j
+
+    with φ̂ of :func:`prior_adjusted_log_softmax`.
+
+    Args:
+        logits: η, ``[..., classes, ...]``, any float type.
+        labels: y, distributions over the classes, of the logits' shape, any float type.
+        log_prior: log n up to a constant (counts or proportions: ``balms_jax.log_prior``),
+            ``[classes]``, or of the logits' rank and broadcastable to them.
+        tau: τ, a scalar: 0 plain softmax, 1 Balanced Softmax, 1/4 the bound's variant.
+        axis: the axis (or axes, taken as one) of the classes.
+        where: elements to include, of the logits' shape or without ``axis``, as in optax.
+
+    Returns:
+        The loss of every example in nats, the logits' shape without ``axis``, in their type;
+        +inf, with a finite gradient, where an empty class has a share of the label.
+
+    Raises:
+        ValueError: if types or shapes do not fit, or a known prior is invalid.
+
+    Example:
+        >>> log_prior = jnp.log(jnp.array([900.0, 100.0]))
+        >>> loss = balanced_softmax_cross_entropy(jnp.zeros(2), jnp.array([0.5, 0.5]), log_prior)
+        >>> print(f'{loss:.3f}')
+        1.204
+
+    References:
+        BALMS (arXiv 2007.10740), Eqn. 4.
+    """
+    logits = _float_logits(logits)
+    labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.floating):
+        raise ValueError(
+            f'labels: got {labels.dtype}, wanted float distributions; for integer labels call '
+            'balanced_softmax_cross_entropy_with_integer_labels'
+        )
+    if labels.shape != logits.shape:
+        raise ValueError(f"labels: got shape {labels.shape}, wanted the logits' {logits.shape}")
+    axes = _class_axes(axis, logits.ndim)
+    terms = _Terms.of(logits, log_prior, tau, axes, where)
+    labels = _flatten_classes_last(labels, axes).astype(terms.eta.dtype)
+    surprise = terms.log_normaliser[..., None] - terms.centred
+    # 0 log 0 = 0: a class without a share of the label costs nothing, however impossible it is.
+    surprise = jnp.where((labels == 0) & ~jnp.isfinite(surprise), 0, surprise)
+    impossible = jnp.where(labels == 0, 0, -terms.emptiness)
+    loss = jnp.sum(labels * surprise + impossible, axis=-1, where=terms.where)
+    return loss.astype(logits.dtype)
+
+
+def balanced_sigmoid_binary_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    prior: ArrayLike,
+    *,
+    reference_prior: ArrayLike | None = None,
+    foreground: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Balanced Softmax's binary logistic variant: one sigmoid a class, each with its own prior.
+
+    .. math:: \hat\phi_j = \sigma\Big(\eta_j - \log\Big[
+        \frac{n/C}{n_j} \cdot \frac{n - n_j}{n - n/C}\Big]\Big)
+        = \sigma(\eta_j + \operatorname{logit} \pi_j - \operatorname{logit} \pi_0),
+        \quad \ell_j = -y_j \log \hat\phi_j - (1 - y_j) \log(1 - \hat\phi_j)
+
+    with π₀ = 1/C. In detection π_j = f_j, the fraction of images that hold the class, the constant
+    is dropped (π₀ = 1/2), and background samples keep the plain sigmoid.
+
+    Args:
+        logits: η, ``[..., classes]``, any float type, without a background class.
+        labels: y in 0..1, of the logits' shape, any float, integer or bool type; all zero for
+            background.
+        prior: π, how often each class is positive in training, ``[classes]``, in 0..1.
+        reference_prior: π₀, a scalar in (0, 1), at which plain η is right; 1/C if None.
+        foreground: which samples' logits are shifted, bool, the logits' shape without the
+            classes; all if None.
+
+    Returns:
+        The loss of every class in nats, of the logits' shape and type, as
+        ``optax.sigmoid_binary_cross_entropy``: sum it over the classes. +inf, with a finite
+        gradient, where a class with prior 0 is positive.
+
+    Raises:
+        ValueError: if types or shapes do not fit, or a known prior lies outside 0..1.
+
+    Example:
+        >>> logits, labels = jnp.zeros([1, 2]), jnp.array([[1.0, 0.0]])
+        >>> loss = balanced_sigmoid_binary_cross_entropy(logits, labels, jnp.array([0.5, 0.1]))
+        >>> print(jnp.array_str(loss, precision=3))
+        [[0.693 0.105]]
+
+    References:
+        BALMS (arXiv 2007.10740), supplementary material: the multi-binary logistic regression.
+    """
+    logits = _float_logits(logits)
+    labels, prior = jnp.asarray(labels), jnp.asarray(prior)
+    num_classes = logits.shape[-1]
+    if labels.shape != logits.shape:
+        raise ValueError(f"labels: got shape {labels.shape}, wanted the logits' {logits.shape}")
+    if prior.shape != (num_classes,):
+        raise ValueError(f'prior: got shape {prior.shape}, wanted [classes] = ({num_classes},)')
+    known = priors.concrete(prior)
+    if known is not None and not np.all((known >= 0) & (known <= 1)):
+        raise ValueError(f'prior: got {known.min()} to {known.max()}, wanted probabilities')
+    dtype = _compute_dtype(logits)
+    eta, labels, prior = logits.astype(dtype), labels.astype(dtype), prior.astype(dtype)
+    reference = jnp.asarray(1 / num_classes if reference_prior is None else reference_prior, dtype)
+    shift = jnp.log(prior) - jnp.log1p(-prior) - (jnp.log(reference) - jnp.log1p(-reference))
+    shift = jnp.broadcast_to(shift, eta.shape)
+    if foreground is not None:
+        foreground = jnp.asarray(foreground)
+        if foreground.shape != eta.shape[:-1]:
+            raise ValueError(f'foreground: got shape {foreground.shape}, wanted {eta.shape[:-1]}')
+        shift = jnp.where(foreground[..., None], shift, 0)
+    # Where the prior is 0 or 1 the shift is infinite: then −log φ̂ and −log(1 − φ̂) are 0 or +inf.
+    # The infinity is a constant beside a loss with the limit's slope, so gradients stay finite.
+    never, always = shift == -jnp.inf, shift == jnp.inf
+    shifted = eta + jnp.where(never | always, 0, shift)
+    positive = jnp.where(never, jnp.inf - shifted, jnp.where(always, 0, jax.nn.softplus(-shifted)))
+    negative = jnp.where(always, jnp.inf + shifted, jnp.where(never, 0, jax.nn.softplus(shifted)))
+    loss = jnp.where(labels == 0, 0, labels * positive)
+    loss = loss + jnp.where(labels == 1, 0, (1 - labels) * negative)
+    return loss.astype(logits.dtype)
+
+
+def change_prior(
+    logits: ArrayLike,
+    *,
+    trained_log_prior: ArrayLike | None = None,
+    test_log_prior: ArrayLike | None = None,
+    tau: ArrayLike = 1.0,
+) -> jax.Array:
+    r"""Moves logits from the class prior they were trained under to that of a test set.
+
+    .. math:: \eta'_j = \eta_j - \tau \log \pi^{train}_j + \log \pi^{test}_j
+
+    A network trained with plain softmax has learned its training prior: subtract it (post-hoc
+    logit adjustment). One trained with Balanced Softmax has not: leave it out. A uniform test
+    prior adds nothing.
+
+    Args:
+        logits: η, ``[..., classes]``.
+        trained_log_prior: log π of the training set if the logits contain it, ``[classes]``.
+        test_log_prior: log π of the test set, ``[classes]``; uniform if None.
+        tau: τ, a scalar, the strength of the correction for the training prior.
+
+    Returns:
+        η', of the logits' shape and type. A class without training examples keeps its logit; one
+        without test examples gets −inf.
+
+    Raises:
+        ValueError: if types or shapes do not fit, or a known prior is invalid.
+
+    Example:
+        >>> log_prior = jnp.log(jnp.array([0.9, 0.1]))
+        >>> logits = change_prior(jnp.zeros(2), trained_log_prior=log_prior)
+        >>> print(jnp.array_str(logits, precision=2))
+        [0.11 2.3 ]
+
+    References:
+        Menon et al. (arXiv 2007.07314), Eqn. 9; Hong et al. (arXiv 2012.00321), Eqn. 4.
+    """
+    logits = _float_logits(logits)
+    dtype = _compute_dtype(logits)
+    changed = logits.astype(dtype)
+    if trained_log_prior is not None:
+        trained = _fitting_prior(trained_log_prior, logits, (logits.ndim - 1,), dtype)
+        changed = changed - jnp.asarray(tau, dtype) * jnp.where(trained == -jnp.inf, 0, trained)
+    if test_log_prior is not None:
+        changed = changed + _fitting_prior(test_log_prior, logits, (logits.ndim - 1,), dtype)
+    return changed.astype(logits.dtype)
+
+
+class _Terms(NamedTuple):
+    """What every form of the loss is made of; classes last, in the type of the computation.
+
+    The exponent of class j is centred + emptiness = (η_j − peak) + τ log π_j up to a constant. The
+    peak is subtracted *before* the prior is added, or rounding would swallow log π beside large
+    logits. Shift and emptiness split τ log π into a finite part, which carries gradients, and a
+    constant 0 or −inf, so that no gradient ever meets an infinity.
+    """
+
+    eta: jax.Array  # [..., classes]
+    peak: jax.Array  # [..., 1]
+    shift: jax.Array  # [..., classes], of rank eta, each axis full or 1
+    emptiness: jax.Array  # like shift: 0, or −inf for an empty class
+    where: jax.Array | None  # [..., classes] or [..., 1]
+
+    @classmethod
+    def of(
+        cls,
+        logits: jax.Array,
+        log_prior: ArrayLike,
+        tau: ArrayLike,
+        axes: tuple[int, ...],
+        where: ArrayLike | None,
+    ) -> '_Terms':
+        dtype = _compute_dtype(logits)
+        eta = _flatten_classes_last(logits, axes).astype(dtype)
+        log_prior = _flatten_classes_last(_fitting_prior(log_prior, logits, axes, dtype), axes)
+        tau = jnp.asarray(tau, dtype)
+        if tau.ndim:
+            raise ValueError(f'tau: got shape {tau.shape}, wanted a scalar')
+        is_empty = (log_prior == -jnp.inf) & (tau != 0)  # 0⁰ = 1: τ = 0 is plain softmax.
+        emptiness = jnp.where(is_empty, -jnp.inf, 0).astype(dtype)
+        shift = tau * jnp.where(log_prior == -jnp.inf, 0, log_prior)
+        # A constant added to the prior changes nothing but the range in which exp neither
+        # overflows nor vanishes: place the head class near its upper end.
+        top = np.asarray(0.8 * np.log(float(jnp.finfo(dtype).max)) - np.log(eta.shape[-1]), dtype)
+        shift = shift + (top - jax.lax.stop_gradient((shift + emptiness).max(-1, keepdims=True)))
+        if where is not None:
+            where = jnp.asarray(where)
+            if where.ndim != logits.ndim:
+                where = jnp.expand_dims(where, axes)
+            where = _flatten_classes_last(where, axes)
+        peak = _peak(_flatten_classes_last(logits, axes), emptiness, where).astype(dtype)
+        return cls(eta, peak, shift, emptiness, where)
+
+    @property
+    def centred(self) -> jax.Array:
+        return (self.eta - self.peak) + self.shift
+
+    @property
+    def log_normaliser(self) -> jax.Array:
+        """[...]; −inf where nothing is included."""
+        exponent = (self.eta - self.peak) + (self.shift + self.emptiness)
+        return jnp.log(jnp.sum(jnp.exp(exponent), -1, where=self.where))
+
+
+def _peak(eta: jax.Array, emptiness: jax.Array, where: jax.Array | None) -> jax.Array:
+    """The largest included logit, ``[..., 1]``, a constant; 0 where none is included.
+
+    Only where a class is empty must the maximum pass over some: XLA keeps a copy of the logits for
+    it, so the common case goes without.
+    """
+    eta, initial = jax.lax.stop_gradient(eta), None if where is None else -jnp.inf
+
+    def largest(eta: jax.Array) -> jax.Array:
+        return jnp.max(eta, -1, keepdims=True, where=where, initial=initial)
+
+    peak = jax.lax.cond(
+        jnp.any(emptiness != 0),
+        lambda eta: largest(eta + emptiness.astype(eta.dtype)),
+        largest,
+        eta,
+    )
+    return jnp.where(jnp.isfinite(peak), peak, 0)
+
+
+def _zero_where_nothing(loss: jax.Array, where: jax.Array | None) -> jax.Array:
+    return loss if where is None else jnp.where(jnp.any(where, -1), loss, 0)
+
+
+def _compute_dtype(logits: jax.Array) -> jnp.dtype:
+    """Sixteen bits hold neither a sum over many classes nor the prior: they are widened."""
+    return jnp.promote_types(logits.dtype, jnp.float32)
+
+
+def _float_logits(logits: ArrayLike) -> jax.Array:
+    logits = jnp.asarray(logits)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f'logits: got {logits.dtype}, wanted a float type')
+    if logits.ndim == 0:
+        raise ValueError('logits: got a scalar, wanted an axis of classes')
+    return logits
+
+
+def _class_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    if not axes or any(not -ndim <= a < ndim for a in axes):
+        raise ValueError(f'axis: got {axis}, wanted axes of logits of rank {ndim}')
+    return tuple(a % ndim for a in axes)
+
+
+def _flatten_classes_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    if axes == (array.ndim - 1,):
+        return array
+    moved = jnp.moveaxis(array, axes, range(-len(axes), 0))
+    if len(axes) == 1:
+        return moved
+    return moved.reshape(*moved.shape[: -len(axes)], -1)
+
+
+def _integer_labels(labels: ArrayLike, logits: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f'labels: got {labels.dtype}, wanted integers')
+    wanted = tuple(size for a, size in enumerate(logits.shape) if a not in axes)
+    if labels.shape != wanted:
+        raise ValueError(f'labels: got shape {labels.shape}, wanted {wanted}, one an example')
+    num_classes = int(np.prod([logits.shape[a] for a in axes]))
+    known = priors.concrete(labels)
+    if known is not None and known.size and (known.min() < 0 or known.max() >= num_classes):
+        raise ValueError(
+            f'labels: got values from {known.min()} to {known.max()}, wanted 0 to {num_classes - 1}'
+        )
+    labels = labels.astype(jnp.int32)
+    return jnp.where(labels < 0, num_classes, labels)  # A gather would wrap them around.
+
+
+def _fitting_prior(
+    log_prior: ArrayLike, logits: jax.Array, axes: tuple[int, ...], dtype: jnp.dtype
+) -> jax.Array:
+    """The log prior at the logits' rank, checked."""
+    log_prior = jnp.asarray(log_prior)
+    class_shape = tuple(logits.shape[a] for a in axes)
+    if log_prior.ndim != logits.ndim or log_prior.ndim == 1:
+        if log_prior.shape != class_shape and log_prior.shape != (int(np.prod(class_shape)),):
+            raise ValueError(
+                f'log_prior: got shape {log_prior.shape}, wanted [classes] = {class_shape} or one '
+                f"that broadcasts to the logits' {logits.shape}"
+            )
+        log_prior = log_prior.reshape(class_shape)
+        others = tuple(a for a in range(logits.ndim) if a not in axes)
+        log_prior = jnp.expand_dims(log_prior.transpose(np.argsort(np.argsort(axes))), others)
+    fits = all(p in (1, size) for p, size in zip(log_prior.shape, logits.shape, strict=True))
+    if not fits or any(log_prior.shape[a] != logits.shape[a] for a in axes):
+        raise ValueError(
+            f"log_prior: got shape {log_prior.shape}, wanted one that broadcasts to the logits' "
+            f'{logits.shape} and has every class'
+        )
+    known = priors.concrete(log_prior)
+    if known is not None:
+        if np.any(np.isnan(known) | (known == np.inf)):
+            raise ValueError('log_prior: got NaN or +inf, wanted finite numbers or -inf')
+        if np.any(np.all(known == -np.inf, axis=axes)):
+            raise ValueError('log_prior: got -inf for every class, wanted one class with examples')
+    return log_prior.astype(dtype)

@@ -1,0 +1,91 @@
+"""Backbone and classifier, put together as a few pure functions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import flax.linen as nn
+import jax
+
+from balms_jax.models.classifiers import Cosine, Linear
+from balms_jax.models.digits import DigitsNet
+from balms_jax.models.resnet import CifarResNet
+
+PyTree = Any
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    'digits_net': lambda width: DigitsNet(width),
+    'resnet8': lambda width: CifarResNet(8, width),
+    'resnet14': lambda width: CifarResNet(14, width),
+    'resnet20': lambda width: CifarResNet(20, width),
+    'resnet32': lambda width: CifarResNet(32, width),
+}
+
+
+class Network(NamedTuple):
+    """Functions of parameters {'backbone': …, 'classifier': …} and batch statistics."""
+
+    init: Callable[[jax.Array, jax.Array], tuple[PyTree, PyTree]]
+    """(key, images) → (params, batch_stats)"""
+    features: Callable[[PyTree, PyTree, jax.Array, bool], tuple[jax.Array, PyTree]]
+    """(params['backbone'], batch_stats, images, train) → ([batch, features], batch_stats)"""
+    logits: Callable[[PyTree, jax.Array], jax.Array]
+    """(params['classifier'], features) → [batch, classes]"""
+    init_classifier: Callable[[jax.Array, jax.Array], PyTree]
+    """(key, features) → a fresh params['classifier']"""
+
+
+def build(
+    name: str, num_classes: int, *, width: int = 16, classifier: str = 'linear', scale: float = 16.0
+) -> Network:
+    """Builds a network.
+
+    Args:
+        name: one of ``NETWORKS``.
+        num_classes: C.
+        width: channels of the first convolution; features have four times as many.
+        classifier: ``'linear'`` or ``'cosine'``.
+        scale: s of the cosine classifier.
+
+    Returns:
+        Its functions.
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f'model.name: got {name!r}, wanted one of {", ".join(NETWORKS)}')
+    heads = {'linear': Linear(num_classes), 'cosine': Cosine(num_classes, scale)}
+    if classifier not in heads:
+        raise ValueError(f'model.classifier: got {classifier!r}, wanted one of {", ".join(heads)}')
+    backbone, head = NETWORKS[name](width), heads[classifier]
+
+    def init(key: jax.Array, images: jax.Array) -> tuple[PyTree, PyTree]:
+        backbone_key, head_key = jax.random.split(key)
+        features, variables = backbone.init_with_output(backbone_key, images, train=False)
+        params = {
+            'backbone': variables['params'],
+            'classifier': init_classifier(head_key, features),
+        }
+        return params, variables.get('batch_stats', {})
+
+    def features(
+        params: PyTree, batch_stats: PyTree, images: jax.Array, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        variables = {'params': params, 'batch_stats': batch_stats}
+        if not train:
+            return cast(jax.Array, backbone.apply(variables, images, train=False)), batch_stats
+        output, updated = backbone.apply(variables, images, train=True, mutable=['batch_stats'])
+        return cast(jax.Array, output), updated['batch_stats']
+
+    def logits(params: PyTree, features: jax.Array) -> jax.Array:
+        return cast(jax.Array, head.apply({'params': params}, features))
+
+    def init_classifier(key: jax.Array, features: jax.Array) -> PyTree:
+        return head.init(key, features)['params']
+
+    return Network(init, features, logits, init_classifier)
+
+
+def count_parameters(params: PyTree) -> int:
+    """How many numbers a pytree of parameters holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,77 @@
+"""The page's style sheet."""
+
+CSS = """
+:root {
+  color-scheme: light dark;
+  --paper: #fcfcfb; --plate: #ffffff; --ink: #232323; --soft: #646464; --line: #dededb;
+  --sans: system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif;
+  --serif: Charter, 'Bitstream Charter', 'Sitka Text', Cambria, Georgia, serif;
+  --mono: ui-monospace, 'Cascadia Mono', Menlo, Consolas, monospace;
+}
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #191a1b; --plate: #fafaf8; --ink: #e8e8e5; --soft: #a3a39f; --line: #3a3b3c; }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 var(--sans); -webkit-text-size-adjust: 100%;
+}
+main { max-width: 1100px; margin: 0 auto; padding: 48px 28px 64px; }
+h1, h2, .finding { font-family: var(--serif); text-wrap: balance; }
+h1 { font-size: 2.1rem; line-height: 1.18; font-weight: 600; margin: 0 0 .5rem; }
+h2 { font-size: 1.3rem; font-weight: 600; margin: 3rem 0 1rem; break-after: avoid; }
+.kicker { color: var(--soft); font-size: .82rem; letter-spacing: .04em; margin: 0 0 .6rem; }
+.facts { color: var(--soft); margin: 0; }
+.finding { font-size: 1.22rem; line-height: 1.45; margin: 1.4rem 0 2rem; max-width: 46em;
+  text-wrap: pretty; }
+.problem + h2 { border-top: 1px solid var(--line); margin-top: 4rem; padding-top: 2.5rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .86rem; width: 100%;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: .5em .65em; text-align: left; vertical-align: baseline; }
+thead th { font-weight: 500; color: var(--soft); border-bottom: 1px solid var(--ink);
+  vertical-align: bottom; line-height: 1.25; }
+tbody tr { border-bottom: 1px solid var(--line); }
+tbody th { font-weight: 600; }
+th:first-child, td:first-child { padding-left: 0; }
+.number { text-align: right; }
+.results { font-size: .83rem; }
+.results th, .results td { padding: .5em .5em; }
+.results th:first-child { padding-left: 0; }
+.number, .results tbody th { white-space: nowrap; }
+.results small { display: block; font-weight: 400; color: var(--soft); }
+.results td.text { color: var(--soft); min-width: 9em; }
+.swatch { display: inline-block; width: .72em; height: .72em; border-radius: 50%;
+  margin-right: .55em; }
+table.facts { color: inherit; }
+table.facts tbody th { font-weight: 500; color: var(--soft); white-space: nowrap; }
+.note { font-size: .84rem; color: var(--soft); margin: .8rem 0 0; max-width: 62em; }
+.figures { display: grid; grid-template-columns: 1fr 1fr; gap: 2rem 1.6rem; }
+figure { margin: 0; break-inside: avoid; min-width: 0; }
+figure.wide { grid-column: 1 / -1; }
+.plate { background: var(--plate); border: 1px solid var(--line); border-radius: 6px;
+  padding: 10px; overflow-x: auto; }
+@media (prefers-color-scheme: light) { .plate { background: none; border: 0; padding: 0; } }
+img { display: block; width: 100%; height: auto; }
+figcaption { font-size: .85rem; line-height: 1.45; color: var(--soft); margin-top: .6rem;
+  max-width: 62em; }
+details { border-top: 1px solid var(--line); padding: .6rem 0; font-size: .88rem; }
+table + details, .scroll + details { margin-top: 1.4rem; }
+summary { cursor: pointer; color: var(--soft); }
+pre, code { font-family: var(--mono); font-size: .92em; }
+pre { overflow-x: auto; font-size: .8rem; line-height: 1.45; }
+footer { margin-top: 3.5rem; color: var(--soft); font-size: .8rem; overflow-wrap: anywhere; }
+@media (max-width: 760px) {
+  main { padding: 28px 16px 48px; }
+  h1 { font-size: 1.6rem; }
+  .figures { grid-template-columns: 1fr; }
+  figure.wide img { min-width: 680px; }
+}
+@media print {
+  :root { --paper: #fff; --plate: #fff; --ink: #000; --soft: #444; --line: #ccc; }
+  body { font-size: 11px; }
+  main { max-width: none; padding: 0; }
+  .scroll, .plate { overflow: visible; }
+  h2 { margin-top: 1.6rem; }
+}
+"""

@@ -1,0 +1,172 @@
+"""The tables of a page, as HTML."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from balms_jax.comparison import COLUMNS, Replicates, absent_groups, format_statistic, in_words
+from balms_jax.runs import Run
+
+_LOWER_IS_BETTER = {'negative_log_likelihood', 'expected_calibration_error'}
+_HEADINGS = {
+    'top1': 'top-1<br>%',
+    'many': 'many<br>%',
+    'medium': 'medium<br>%',
+    'few': 'few<br>%',
+    'negative_log_likelihood': 'NLL<br>nats',
+    'expected_calibration_error': 'ECE<br>%',
+    'gradient_weight_exponent': 'gradient-weight<br>exponent',
+}
+
+
+def results_table(groups: Sequence[Replicates], colors: dict[str, str]) -> str:
+    """The comparison of methods, seeds aggregated, with a note on what the numbers are."""
+    means = {
+        field: np.array([float(group.statistics(field)[0]) for group in groups])
+        for field in COLUMNS
+    }
+    # The best of a column is one of the finished runs, where there are some.
+    finished = np.array([group.first.finished for group in groups])
+    counts = finished | ~finished.any()
+    rows = []
+    for index, group in enumerate(groups):
+        cells = []
+        for field in COLUMNS:
+            text = escape(unbroken(format_statistic(group, field)))
+            sign = -1 if field in _LOWER_IS_BETTER else 1
+            best = (
+                len(groups) > 1
+                and field != 'gradient_weight_exponent'
+                and counts[index]
+                and sign * means[field][index]
+                == np.nanmax([-np.inf, *(sign * means[field][counts])])
+            )
+            cells.append(f'<td class="number">{f"<b>{text}</b>" if best else text}</td>')
+        facts = group.first.facts
+        swatch = f'<span class="swatch" style="background:{colors[group.label]}"></span>'
+        parameters = facts.get('parameter_count')
+        progress = '' if group.first.finished else f'<small>{escape(group.first.progress)}</small>'
+        rows.append(
+            f'<tr><th scope="row">{swatch}{escape(group.label)}{progress}</th>'
+            f'<td class="number">{len(group.runs)}</td>{"".join(cells)}'
+            f'<td class="number">{f"{parameters:,}" if parameters else "–"}</td>'
+            f'<td class="text">{escape(str(facts.get("meta_set") or "none"))}</td></tr>\n'
+        )
+    headings = ''.join(
+        f'<th scope="col" class="number">{_HEADINGS[field]}</th>' for field in COLUMNS
+    )
+    return f"""<div class="scroll"><table class="results">
+<thead><tr><th scope="col">method</th><th scope="col" class="number">seeds</th>{headings}
+<th scope="col" class="number">parameters</th><th scope="col">meta set</th></tr></thead>
+<tbody>{''.join(rows)}</tbody></table></div>
+<p class="note">{escape(_table_note(groups))}</p>"""
+
+
+def _table_note(groups: Sequence[Replicates]) -> str:
+    runs = [run for group in groups for run in group.runs]
+
+    def every(name: str) -> str:
+        return in_words(dict.fromkeys(str(run.facts.get(name) or 'not recorded') for run in runs))
+
+    notes = [
+        'Test set under the uniform prior: every class weighs the same.',
+        f'Selection: {every("selection_rule")}.',
+        f'Recipe: {every("recipe")}.',
+        f'{"Seed" if len({run.facts["seed"] for run in runs}) == 1 else "Seeds"}: {_seeds(runs)}.',
+    ]
+    if any(len(group.runs) > 1 for group in groups):
+        notes.append('± is the sample standard deviation over seeds.')
+    confusion_matrix = runs[0].final.get('confusion_matrix')
+    images = confusion_matrix.sum() if confusion_matrix is not None else 0
+    if images > 2 * len(runs[0].class_counts):  # Counts, not shares of rows.
+        top1 = runs[0].final['top1']
+        error = 100 * math.sqrt(max(top1 * (1 - top1), 0) / images)
+        notes.append(
+            f'With {images:,.0f} test images, one top-1 accuracy has a sampling error of about '
+            f'{error:.1f} points.'
+        )
+    notes.append(absent_groups(runs[0].class_counts))
+    if len(groups) > 1:
+        notes.append('Bold: best mean of a column.')
+    return ' '.join(note for note in notes if note)
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    return in_words(str(seed) for seed in sorted({run.facts['seed'] for run in runs}))
+
+
+def prior_table(groups: Sequence[Replicates]) -> str:
+    """The results under test priors other than the uniform one; empty if there are none."""
+    priors = dict.fromkeys(
+        prior for group in groups for run in group.runs for prior in run.evaluations
+    )
+    others = [prior for prior in priors if prior != 'uniform']
+    if not others:
+        return ''
+    fields = ('top1', 'negative_log_likelihood', 'expected_calibration_error')
+    headings = ''.join(
+        f'<th scope="col" class="number">{_HEADINGS[field]}</th>' for field in fields
+    )
+    rows = ''.join(
+        f'<tr><th scope="row">{escape(group.label)}</th><td class="text">{escape(prior)}</td>'
+        + ''.join(
+            f'<td class="number">{escape(format_statistic(group, field, prior))}</td>'
+            for field in fields
+        )
+        + '</tr>\n'
+        for prior in others
+        for group in groups
+    )
+    return f"""<h2>Other test priors</h2>
+<div class="scroll"><table class="results"><thead><tr><th scope="col">method</th>
+<th scope="col">test prior</th>{headings}</tr></thead><tbody>{rows}</tbody></table></div>
+<p class="note">The log test prior is added to the logits, and test images weigh as it says.</p>"""
+
+
+def run_table(groups: Sequence[Replicates]) -> str:
+    """Facts by method; a fact that all methods share spans the row."""
+    facts = [_run_facts(group) for group in groups]
+    rows = []
+    for name in dict.fromkeys(name for each in facts for name in each):
+        values = [each.get(name, '–') for each in facts]
+        if len({*values}) == 1:
+            cells = f'<td colspan="{len(values)}">{escape(values[0])}</td>'
+        else:
+            cells = ''.join(f'<td>{escape(value)}</td>' for value in values)
+        rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>\n')
+    headings = ''.join(f'<th scope="col">{escape(group.label)}</th>' for group in groups)
+    return (
+        f'<div class="scroll"><table class="facts"><thead><tr><td></td>{headings}</tr></thead>'
+        f'<tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def _run_facts(group: Replicates) -> dict[str, str]:
+    facts = group.first.facts
+    stages = [
+        f'{stage["name"].replace("_", " ")}: {stage["steps"]:,} steps'
+        + (f' of {stage["batch_size"]} images' if stage.get('batch_size') else '')
+        for stage in facts['stages']
+    ]
+    versions = facts.get('versions') or {}
+    return {
+        'progress': in_words(dict.fromkeys(run.progress for run in group.runs)),
+        'stages': '; '.join(stages),
+        'recipe': str(facts.get('recipe', '–')),
+        'selection rule': str(facts.get('selection_rule', '–')),
+        'meta set': str(facts.get('meta_set') or 'none'),
+        'seeds': _seeds(group.runs),
+        'network': str(facts.get('network', '–')),
+        'seed of the subset': str(facts.get('subset_seed', '–')),
+        'device': str(facts.get('device', '–')),
+        'versions': ', '.join(f'{name} {version}' for name, version in versions.items()) or '–',
+        'command': str(facts.get('command') or 'python -m balms_jax, with the config below'),
+        'run directories': in_words(run.path.name for run in group.runs),
+    }
+
+
+def unbroken(text: str) -> str:
+    """The text with numbers and their units kept on one line."""
+    return text.replace(' ± ', '\u202f±\u202f').replace(' %', '\u00a0%')

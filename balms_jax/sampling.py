@@ -1,0 +1,388 @@
+r"""Sampling rates, draws of classes and examples, and the gradient of a draw.
+
+Drawing an *example* with weight :math:`s_{y_i}` is drawing a *class* with probability
+:math:`q_j \propto n_j s_j` and then one of its examples uniformly: every draw here is over classes,
+so that it costs nothing per example of the data set.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from balms_jax.priors import check_counts, check_whole_counts, concrete
+
+
+def rates(psi: ArrayLike) -> jax.Array:
+    r"""The sampling rates of the classes.
+
+    .. math:: s_j = \sigma(\psi_j)
+
+    Args:
+        psi: ψ, ``[classes]``.
+
+    Returns:
+        s, ``[classes]``, in 0..1: weights of an example's draw, not probabilities.
+
+    Example:
+        >>> print(rates(jnp.zeros(2)))
+        [0.5 0.5]
+
+    References:
+        BALMS (arXiv 2007.10740), §3.2; the released code's sigmoid parameterisation.
+    """
+    return jax.nn.sigmoid(jnp.asarray(psi))
+
+
+def initial_psi(class_counts: ArrayLike, power: float = 0.0) -> jax.Array:
+    r"""The ψ that training starts from.
+
+    .. math:: s_j = \frac{\pi_j^{-p}}{\min_i \pi_i^{-p} + \max_i \pi_i^{-p}},
+        \quad \psi = \operatorname{logit} s
+
+    The rarest class and the largest have rates that sum to 1. Power 0 gives ψ = 0, which is
+    instance-balanced; power 1 is class-balanced.
+
+    Args:
+        class_counts: n, ``[classes]``, counts or proportions.
+        power: p, how strongly rare classes are favoured at the start.
+
+    Returns:
+        ψ, ``[classes]``, in the default float type.
+
+    Raises:
+        ValueError: if counts are no counts, or a class is empty while ``power`` is not 0.
+
+    Example:
+        >>> psi = initial_psi([900, 100], power=1.0)
+        >>> print(jnp.array_str(rated_class_probabilities(psi, [900, 100]), precision=2))
+        [0.5 0.5]
+
+    References:
+        BALMS' released code; its powers: 0 for CIFAR-LT, 0.1 ImageNet-LT, 0.3 Places-LT.
+    """
+    if power:
+        check_no_empty_class(class_counts)
+    else:
+        check_counts(class_counts)
+    counts = jnp.asarray(class_counts).astype(jnp.result_type(float))
+    if not power:
+        return jnp.zeros_like(counts)
+    log_weights = -power * jnp.log(counts)
+    # logit s = log(w / (min w + max w − w)), from differences of logs so that no power overflows.
+    low, high = log_weights.min(), log_weights.max()
+    weights = jnp.exp(log_weights - high)
+    return jnp.log(weights) - jnp.log1p(jnp.exp(low - high) - weights)
+
+
+def class_probabilities(class_counts: ArrayLike, power: ArrayLike = 1.0) -> jax.Array:
+    r"""How often each class is drawn when counts enter by a power.
+
+    .. math:: q_j = n_j^p / \sum_i n_i^p
+
+    Args:
+        class_counts: n, ``[classes]``, counts or proportions.
+        power: p, a scalar: 1 instance-balanced, 1/2 square-root, 0 class-balanced.
+
+    Returns:
+        q, ``[classes]``; an empty class is never drawn.
+
+    Raises:
+        ValueError: if counts are no counts.
+
+    Example:
+        >>> print(jnp.array_str(class_probabilities([900, 100], power=0.5), precision=2))
+        [0.75 0.25]
+
+    References:
+        Kang et al., Decoupling Representation and Classifier (arXiv 1910.09217), Eqn. 1.
+    """
+    check_counts(class_counts)
+    counts = jnp.asarray(class_counts).astype(jnp.result_type(float))
+    log_counts = jnp.log(jnp.where(counts > 0, counts, 1))
+    return jax.nn.softmax(jnp.asarray(power, counts.dtype) * log_counts, where=counts > 0)
+
+
+def progressive_class_probabilities(class_counts: ArrayLike, progress: ArrayLike) -> jax.Array:
+    r"""From instance-balanced to class-balanced as training proceeds.
+
+    .. math:: q_j = (1 - t/T) \frac{n_j}{N} + \frac{t}{T} \frac1C
+
+    Args:
+        class_counts: n, ``[classes]``.
+        progress: t/T, a scalar in 0..1.
+
+    Returns:
+        q, ``[classes]``.
+
+    Raises:
+        ValueError: if counts are no counts.
+
+    Example:
+        >>> print(jnp.array_str(progressive_class_probabilities([90, 10], 0.5), precision=2))
+        [0.7 0.3]
+
+    References:
+        Kang et al. (arXiv 1910.09217), Eqn. 2.
+    """
+    instance, balanced = (class_probabilities(class_counts, power) for power in (1.0, 0.0))
+    progress = jnp.asarray(progress, instance.dtype)
+    return (1 - progress) * instance + progress * balanced
+
+
+def rated_class_probabilities(psi: ArrayLike, class_counts: ArrayLike) -> jax.Array:
+    r"""How often each class is drawn at the rates of ψ.
+
+    .. math:: q_j = \frac{n_j \sigma(\psi_j)}{\sum_i n_i \sigma(\psi_i)}
+
+    Args:
+        psi: ψ, ``[classes]``.
+        class_counts: n, ``[classes]``.
+
+    Returns:
+        q, ``[classes]``; an empty class is never drawn.
+
+    Raises:
+        ValueError: if counts are no counts.
+
+    Example:
+        >>> probabilities = rated_class_probabilities(jnp.zeros(2), [3, 1])
+        >>> print(jnp.array_str(probabilities, precision=2))
+        [0.75 0.25]
+
+    References:
+        BALMS (arXiv 2007.10740), §3.2.
+    """
+    return jax.nn.softmax(_log_weights(jnp.asarray(psi), class_counts))
+
+
+def straight_through_over_classes(
+    psi: ArrayLike, class_counts: ArrayLike, gumbel: ArrayLike, temperature: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    r"""Draws classes at the rates of ψ, with a gradient: Gumbel-softmax over the classes.
+
+    .. math:: c_b = \arg\max_j\, (\log n_j s_j + g_{bj}), \quad
+        z_b = 1 + (p_b - \operatorname{stop}(p_b)), \quad
+        p_b = \operatorname{softmax}_j\big((\log n_j s_j + g_{bj}) / T\big)_{c_b}
+
+    The classes have the distribution of :func:`straight_through_over_examples`; the gradient is
+    that of another soft sample. Its cost does not depend on the number of examples.
+
+    Args:
+        psi: ψ, ``[classes]``.
+        class_counts: n, ``[classes]``.
+        gumbel: standard Gumbel noise g, ``[batch, classes]``.
+        temperature: T of the soft sample, above 0.
+
+    Returns:
+        The classes c, ``[batch]``, int32, and z, ``[batch]``, whose value is exactly 1 and whose
+        gradient is the soft sample's.
+
+    Raises:
+        ValueError: if shapes do not fit, counts are no counts, or T is not above 0.
+
+    Example:
+        >>> gumbel = jax.random.gumbel(jax.random.key(0), [4, 2])
+        >>> classes, z = straight_through_over_classes(jnp.zeros(2), [1, 0], gumbel)
+        >>> print(classes, z)
+        [0 0 0 0] [1. 1. 1. 1.]
+
+    References:
+        BALMS (arXiv 2007.10740), §3.2; Jang et al., Gumbel-Softmax (arXiv 1611.01144).
+    """
+    psi, gumbel = jnp.asarray(psi), jnp.asarray(gumbel)
+    if gumbel.ndim != 2 or gumbel.shape[1:] != psi.shape:
+        raise ValueError(f'gumbel: got shape {gumbel.shape}, wanted [batch, {psi.shape[0]}]')
+    return _straight_through(_log_weights(psi, class_counts), gumbel, temperature)
+
+
+def straight_through_over_examples(
+    psi: ArrayLike, example_labels: ArrayLike, gumbel: ArrayLike, temperature: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    r"""Draws examples at the rates of ψ, with a gradient: the official estimator.
+
+    .. math:: i_b = \arg\max_i\, (\log s_{y_i} + g_{bi}), \quad
+        z_b = 1 + (p_b - \operatorname{stop}(p_b)), \quad
+        \frac{\partial z_b}{\partial \psi_j} = (1 - s_j)\, p_b\, (1[y_{i_b} = j] - P_{bj})
+
+    with :math:`p_b` the drawn example's entry of the soft sample and :math:`P_{bj}` class j's mass
+    in it. It needs noise for every example of the data set.
+
+    Args:
+        psi: ψ, ``[classes]``.
+        example_labels: y, ``[examples]``, any integer type.
+        gumbel: standard Gumbel noise g, ``[batch, examples]``.
+        temperature: T of the soft sample, above 0.
+
+    Returns:
+        The examples i, ``[batch]``, int32, and z, ``[batch]``, whose value is exactly 1 and whose
+        gradient is the soft sample's.
+
+    Raises:
+        ValueError: if shapes do not fit, labels are no integers, or T is not above 0.
+
+    Example:
+        >>> gumbel = jax.random.gumbel(jax.random.key(0), [2, 3])
+        >>> labels = jnp.array([0, 0, 1])
+        >>> examples, z = straight_through_over_examples(jnp.zeros(2), labels, gumbel)
+        >>> print(examples.shape, z)
+        (2,) [1. 1.]
+
+    References:
+        BALMS (arXiv 2007.10740), §3.2, and its released code.
+    """
+    psi, labels, gumbel = jnp.asarray(psi), jnp.asarray(example_labels), jnp.asarray(gumbel)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f'example_labels: got {labels.dtype}, wanted integers')
+    if gumbel.ndim != 2 or gumbel.shape[1:] != labels.shape:
+        raise ValueError(f'gumbel: got shape {gumbel.shape}, wanted [batch, {labels.size}]')
+    return _straight_through(jax.nn.log_sigmoid(psi)[labels], gumbel, temperature)
+
+
+def draw_classes(key: jax.Array, class_probabilities: ArrayLike, batch_size: int) -> jax.Array:
+    """Draws classes independently.
+
+    Args:
+        key: a PRNG key.
+        class_probabilities: q, ``[classes]``, as the functions above give it.
+        batch_size: how many, B.
+
+    Returns:
+        Classes, ``[batch]``, int32; one of probability 0 is never drawn.
+
+    Example:
+        >>> print(draw_classes(jax.random.key(0), jnp.array([0.0, 1.0]), batch_size=3))
+        [1 1 1]
+    """
+    return jax.random.categorical(key, jnp.log(class_probabilities), shape=(batch_size,))
+
+
+def examples_by_class(key: jax.Array, classes: ArrayLike, class_counts: ArrayLike) -> jax.Array:
+    """Draws an example of each class given from a data set sorted by class.
+
+    Args:
+        key: a PRNG key.
+        classes: ``[batch]``, integers, of classes that are not empty.
+        class_counts: n, ``[classes]``, whole numbers that sum to less than 2³¹.
+
+    Returns:
+        Places in the sorted data set, ``[batch]``, int32, uniform within each class, with
+        replacement.
+
+    Raises:
+        ValueError: if counts are no whole numbers, or a known class to draw from is empty.
+
+    Example:
+        >>> print(examples_by_class(jax.random.key(0), jnp.array([0, 1, 1]), [1, 1]))
+        [0 1 1]
+    """
+    check_whole_counts(class_counts)
+    counts, classes = jnp.asarray(class_counts).astype(jnp.int32), jnp.asarray(classes)
+    size = counts[classes]
+    known = concrete(size)
+    if known is not None and (known == 0).any():
+        raise ValueError('classes: got a class without examples, wanted classes to draw from')
+    starts = jnp.cumsum(counts) - counts
+    return starts[classes] + jax.random.randint(key, size.shape, 0, size)
+
+
+def stratified_classes(key: jax.Array, num_classes: int, batch_size: int) -> jax.Array:
+    """Draws a class-balanced batch with as equal a number of every class as its size allows.
+
+    Each class gets ⌊B/C⌋ places; the remaining ones go to classes drawn without replacement.
+
+    Args:
+        key: a PRNG key.
+        num_classes: C.
+        batch_size: B, at least C.
+
+    Returns:
+        Classes, ``[batch]``, int32, in ascending order but for the remainder at the end.
+
+    Raises:
+        ValueError: if the batch is smaller than the number of classes.
+
+    Example:
+        >>> print(stratified_classes(jax.random.key(0), num_classes=2, batch_size=4))
+        [0 0 1 1]
+
+    References:
+        The meta batch of BALMS' released code.
+    """
+    if batch_size < num_classes:
+        raise ValueError(
+            f'batch_size: got {batch_size}, wanted one of each of {num_classes} classes'
+        )
+    whole, rest = divmod(batch_size, num_classes)
+    lucky = jax.random.permutation(key, num_classes)[:rest]
+    return jnp.concatenate([jnp.repeat(jnp.arange(num_classes), whole), lucky]).astype(jnp.int32)
+
+
+def epoch_shuffle(key: jax.Array, step: ArrayLike, batch_size: int, num_examples: int) -> jax.Array:
+    """The examples of one step when every epoch visits each example once, in its own order.
+
+    A function of the key and the step alone, so that a resumed run goes on with the same batches.
+    A batch may run from one epoch into the next.
+
+    Args:
+        key: a PRNG key, the same at every step.
+        step: the number of steps before this one, a scalar integer.
+        batch_size: B, at most N.
+        num_examples: N.
+
+    Returns:
+        Examples, ``[batch]``, int32, in 0..N − 1.
+
+    Raises:
+        ValueError: if the batch is larger than an epoch.
+
+    Example:
+        >>> batches = [epoch_shuffle(jax.random.key(0), step, 2, 4) for step in range(2)]
+        >>> print(jnp.sort(jnp.concatenate(batches)))
+        [0 1 2 3]
+    """
+    if batch_size > num_examples:
+        raise ValueError(
+            f'batch_size: got {batch_size}, wanted at most the {num_examples} examples'
+        )
+    # Epoch and place by whole batches and remainders, so that step × B need not fit an int32.
+    step = jnp.asarray(step).astype(jnp.int32)
+    period, rest = step // num_examples, step % num_examples
+    start = rest * batch_size
+    epoch, place = period * batch_size + start // num_examples, start % num_examples
+    orders = jnp.concatenate(
+        [jax.random.permutation(jax.random.fold_in(key, epoch + i), num_examples) for i in (0, 1)]
+    )
+    return jax.lax.dynamic_slice(orders, (place,), (batch_size,)).astype(jnp.int32)
+
+
+def check_no_empty_class(class_counts: ArrayLike, *, name: str = 'class_counts') -> None:
+    """Raises ValueError, naming the class, where known counts lack an example of one."""
+    check_counts(class_counts, name=name)
+    counts = concrete(class_counts)
+    if counts is not None and (counts == 0).any():
+        raise ValueError(
+            f'{name}: class {int((counts == 0).argmax())} has no example, wanted one of each to '
+            'draw from'
+        )
+
+
+def _log_weights(psi: jax.Array, class_counts: ArrayLike) -> jax.Array:
+    """Log n_j s_j, the unnormalised log probability of drawing class j."""
+    check_counts(class_counts)
+    counts = jnp.asarray(class_counts).astype(psi.dtype)
+    if counts.shape != psi.shape:
+        raise ValueError(f'class_counts: got shape {counts.shape}, wanted that of psi, {psi.shape}')
+    return jnp.log(counts) + jax.nn.log_sigmoid(psi)
+
+
+def _straight_through(
+    log_weights: jax.Array, gumbel: jax.Array, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+        raise ValueError(f'temperature: got {temperature}, wanted a number above 0')
+    scores = log_weights[None, :] + gumbel
+    drawn = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    soft = jax.nn.softmax(scores / temperature, axis=-1)
+    p = jnp.take_along_axis(soft, drawn[:, None], axis=-1)[:, 0]
+    # In this order: (1 + p) − p is not 1 in sixteen bits.
+    return drawn, 1 + (p - jax.lax.stop_gradient(p))

@@ -1,0 +1,1 @@
+"""The training job: state, steps, stages, evaluation, checkpoints and records."""

@@ -1,0 +1,38 @@
+"""The part of ``--config FILE:name=value,name=value`` after the colon."""
+
+from typing import Any
+
+from balms_jax.training.recipe import ConfigError
+
+
+def parse(text: str, **defaults: Any) -> dict[str, Any]:
+    """Reads ``name=value`` pairs, each of the type of its default.
+
+    Args:
+        text: pairs separated by commas; may be empty.
+        **defaults: every name with its default, a string, number or bool.
+
+    Returns:
+        All names with their values.
+
+    Raises:
+        ConfigError: for an unknown name or a value of another type.
+
+    Example:
+        >>> parse('imbalance_factor=200', method='balms', imbalance_factor=100.0)
+        {'method': 'balms', 'imbalance_factor': 200.0}
+    """
+    values = dict(defaults)
+    for pair in filter(None, text.split(',')):
+        name, equals, value = pair.partition('=')
+        if not equals or name not in defaults:
+            raise ConfigError(
+                f'config argument: got {pair!r}, wanted name=value with a name of '
+                f'{", ".join(defaults)}'
+            )
+        try:
+            values[name] = type(defaults[name])(value)
+        except ValueError:
+            wanted = type(defaults[name]).__name__
+            raise ConfigError(f'config argument {name}: got {value!r}, wanted {wanted}') from None
+    return values

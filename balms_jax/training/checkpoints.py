@@ -1,0 +1,176 @@
+"""Checkpoints of a stage: atomic, the last few kept, tied to the run and data they belong to."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from balms_jax.training.state import TrainState
+
+PyTree = Any
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, cannot be read, or belongs to another run."""
+
+
+class Checkpoints:
+    """The checkpoints of one stage, by step."""
+
+    def __init__(self, directory: Path, *, keep: int, identity: dict[str, Any]) -> None:
+        """Opens the folder; nothing is read or written yet.
+
+        Args:
+            directory: of this stage's checkpoints; made at the first one.
+            keep: how many of the last ones are kept.
+            identity: what they belong to, as flat JSON: 'model.width' → 16 and the like.
+        """
+        self.directory = directory.resolve()
+        self.identity = identity
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False, create=False
+        )
+        self._options = options
+        self._manager: ocp.CheckpointManager | None = None
+
+    @property
+    def latest_step(self) -> int | None:
+        """The step of the last whole checkpoint, None if there is none."""
+        if not self.directory.is_dir():
+            return None
+        return self._open().latest_step()
+
+    def save(self, state: TrainState) -> None:
+        """Writes a checkpoint: whole under its final name, or not at all.
+
+        Raises:
+            CheckpointError: if it cannot be written. Earlier checkpoints stay.
+        """
+        step, arrays = int(state.step), _to_arrays(state)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._open().save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays),
+                    identity=ocp.args.JsonSave(
+                        {'identity': self.identity, 'digest': _digest(arrays)}
+                    ),
+                ),
+            )
+        except Exception as error:  # Whatever the storage raised, the run must say so and stop.
+            raise CheckpointError(
+                f'{self.directory}/{step}: the checkpoint could not be written: {error}'
+            ) from error
+
+    def restore(self, like: TrainState) -> TrainState:
+        """Reads the last checkpoint.
+
+        Args:
+            like: a state of the same structure, shapes and placement.
+
+        Returns:
+            The state, exactly as saved.
+
+        Raises:
+            CheckpointError: if it is damaged, or belongs to another run; it is left as it is.
+        """
+        step = self.latest_step
+        path = f'{self.directory}/{step}'
+        try:
+            found = self._open().restore(
+                step, args=ocp.args.Composite(identity=ocp.args.JsonRestore())
+            )['identity']
+            identity, digest = found['identity'], found['digest']
+        except Exception as error:
+            raise CheckpointError(_damaged(path, error)) from error
+        differences = describe_differences(identity, self.identity)
+        if differences:
+            raise CheckpointError(
+                f'{path}: belongs to another run: {differences}. Use another work directory.'
+            )
+        try:
+            arrays = self._open().restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(
+                        jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_arrays(like))
+                    )
+                ),
+            )['state']
+        except Exception as error:
+            raise CheckpointError(_damaged(path, error)) from error
+        if _digest(arrays) != digest:
+            raise CheckpointError(_damaged(path, 'its arrays are not those that were saved'))
+        return _from_arrays(arrays, like)
+
+    def close(self) -> None:
+        """Ends what the folder holds open."""
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            self._manager = ocp.CheckpointManager(self.directory, options=self._options)
+        return self._manager
+
+
+def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    """{'model': {'width': 16}} → {'model.width': 16}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f'{prefix}{key}.')
+        else:
+            flat[f'{prefix}{key}'] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def describe_differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Names what two flat identities differ in; empty if in nothing."""
+    absent = 'nothing'
+    return ', '.join(
+        f'{key} is {found.get(key, absent)!r} there and {wanted.get(key, absent)!r} here'
+        for key in sorted(found.keys() | wanted.keys())
+        if found.get(key, absent) != wanted.get(key, absent)
+    )
+
+
+def _damaged(path: str, why: object) -> str:
+    first_line = str(why).strip().split('\n')[0][:300]
+    return (
+        f'{path}: the checkpoint is damaged or not one of ours ({first_line}). Move this folder '
+        'away to go on from the one before it.'
+    )
+
+
+def _to_arrays(state: TrainState) -> PyTree:
+    """A plain dictionary; the typed key as its data; None left out, as it has no leaves."""
+    arrays = {name: getattr(state, name) for name in state.__dataclass_fields__}
+    arrays['key'] = jax.random.key_data(state.key)
+    # Leaves by their path: optimizer states are tuples and named tuples.
+    leaves, _ = jax.tree.flatten_with_path(arrays)
+    return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
+
+
+def _from_arrays(arrays: PyTree, like: TrainState) -> TrainState:
+    names = list(_to_arrays(like))
+    leaves = [arrays[name] for name in names]
+    fields = {name: getattr(like, name) for name in like.__dataclass_fields__}
+    fields['key'] = jax.random.key_data(like.key)
+    fields = jax.tree.unflatten(jax.tree.structure(fields), leaves)
+    key = jax.random.wrap_key_data(fields.pop('key'), impl=jax.random.key_impl(like.key))
+    return TrainState(key=key, **fields)
+
+
+def _digest(arrays: PyTree) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        value = np.asarray(arrays[name])
+        digest.update(f'{name} {value.dtype} {value.shape}'.encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()

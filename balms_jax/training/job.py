@@ -1,0 +1,479 @@
+"""A whole run: data, stages, evaluation, records, page."""
+
+import dataclasses
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from balms_jax import diagnostics, models, priors
+from balms_jax.data import augment, long_tail, resident, sources
+from balms_jax.models import Network
+from balms_jax.rebalancers import Rebalancer
+from balms_jax.training import evaluation, mesh, stages, state, steps
+from balms_jax.training.checkpoints import Checkpoints
+from balms_jax.training.interruption import Interruption
+from balms_jax.training.progress import Progress
+from balms_jax.training.recipe import ConfigError, Data, Recipe, Stage, check, check_against_data
+from balms_jax.training.records import Records, WorkdirError, identity, write_json
+from balms_jax.training.state import TrainState
+
+PyTree = Any
+META_SETS = {'train': 'the training set', 'redraw': 'a redraw of the long-tailed subset'}
+SCANNED_STEPS = 50  # in one compiled call, where a scan is no slower
+FEATURE_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Material:
+    """The data of a run."""
+
+    source: sources.Source
+    class_counts: tuple[int, ...]
+    train_images: np.ndarray  # sorted by class
+    meta_images: np.ndarray  # of the same counts, sorted by class; often the training images
+    fingerprint: str
+
+
+def train(
+    recipe: Recipe,
+    workdir: Path | str,
+    *,
+    config: dict[str, Any] | None = None,
+    stage_1_from: Path | str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Runs a recipe, or goes on with it where the work directory stands.
+
+    Args:
+        recipe: what to train.
+        workdir: where it is recorded: this run's alone.
+        config: the config the recipe was read from, for the record; by default the recipe itself.
+        stage_1_from: another run whose finished first stage, the same as this one's, is taken over.
+        progress: where to show how far it is.
+
+    Returns:
+        The final evaluation, by test prior, as in ``evaluation.json``.
+
+    Raises:
+        ConfigError, DataNotFoundError, ValueError: before any work, if it cannot be run.
+        WorkdirError, CheckpointError: if the work directory is another run's, or damaged.
+        NonFiniteLossError: if the loss is not finite.
+        Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
+    """
+    check(recipe)
+    workdir, progress = Path(workdir), progress or Progress(quiet=True)
+    config = config if config is not None else dataclasses.asdict(recipe)
+    devices = mesh.data_mesh(recipe.devices)
+    _check_divisible(recipe, devices.size)
+    material = load_material(recipe)
+    check_against_data(recipe, material.class_counts)
+    records = Records(workdir, config, tensorboard=recipe.records.tensorboard)
+    if stage_1_from is not None:
+        take_over_stage_1(Path(stage_1_from), workdir, recipe.stage_1.steps)
+    try:
+        with Interruption() as interruption:
+            final, network = _run_stages(recipe, material, devices, records, interruption, progress)
+        write_json(workdir / 'run.json', facts(recipe, material, devices, final))
+        result = _final_evaluation(recipe, material, network, final)
+        write_json(workdir / 'evaluation.json', result)
+    finally:
+        records.close()
+    return result
+
+
+def load_material(recipe: Recipe) -> Material:
+    """Loads the data set and cuts the long tail out of it.
+
+    Raises:
+        DataNotFoundError: if the data set is not there.
+        ValueError: if it does not hold the long tail asked for.
+    """
+    data = recipe.data
+    source = sources.load(data.name, data.data_dir or None, data.download)
+    held = np.bincount(source.train_labels, minlength=source.num_classes)
+    if data.head_count:
+        counts = long_tail.profile(
+            data.profile, data.head_count, source.num_classes, data.imbalance_factor
+        )
+    else:
+        counts = _largest_filled(data, held)
+
+    def subset(seed: int) -> np.ndarray:
+        indices = long_tail.long_tailed_subset(
+            source.train_labels, counts, seed, source.class_names
+        )
+        return source.train_images[indices]
+
+    train_images = subset(data.seed)
+    redraws = any(stage.meta.source == 'redraw' for stage in recipe.stages.values())
+    meta_images = subset(data.seed + 1) if redraws else train_images
+    return Material(
+        source,
+        tuple(int(n) for n in counts),
+        train_images,
+        meta_images,
+        sources.fingerprint(train_images, counts, source.test_images, source.test_labels),
+    )
+
+
+def take_over_stage_1(run: Path, workdir: Path, steps: int) -> None:
+    """Copies the finished first stage of another run: its last checkpoint and its records.
+
+    Whether it *is* the same stage is checked when the checkpoint is read. Nothing is done where
+    the work directory has a first stage already.
+
+    Raises:
+        WorkdirError: if that run's first stage is not there or not finished.
+    """
+    theirs, ours = (folder / 'checkpoints' / 'stage_1' for folder in (run, workdir))
+    if ours.exists():
+        return
+    if not (theirs / str(steps)).is_dir():
+        raise WorkdirError(f'{run}: holds no first stage finished at step {steps}')
+    lines = (run / 'metrics.jsonl').read_text().splitlines(keepends=True)
+    ours_unfinished = ours.with_name('.stage_1.unfinished')
+    shutil.rmtree(ours_unfinished, ignore_errors=True)
+    shutil.copytree(theirs / str(steps), ours_unfinished / str(steps))
+    first_stage = [line for line in lines if '"stage": "stage_1"' in line]
+    (workdir / 'metrics.jsonl').write_text(''.join(first_stage))
+    ours_unfinished.rename(ours)
+
+
+def _largest_filled(data: Data, held: np.ndarray) -> np.ndarray:
+    """The counts of the largest long tail that a pool, whose classes may differ, can fill."""
+    for head in range(int(held.max()), 0, -1):
+        counts = long_tail.profile(data.profile, head, held.size, data.imbalance_factor)
+        if np.all(counts <= held):
+            return counts
+    raise ValueError('data.head_count: no long tail of this profile fits the data set')
+
+
+def facts(recipe: Recipe, material: Material, devices: Any, final: TrainState) -> dict[str, Any]:
+    """What stands in run.json."""
+    metas = [s.meta for s in recipe.stages.values() if s.meta.rebalancer != 'none']
+    packages = ('balms_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+    return {
+        'method': recipe.method,
+        'dataset': recipe.data.name,
+        'imbalance_factor': recipe.data.imbalance_factor,
+        'profile': recipe.data.profile,
+        'seed': recipe.seed,
+        'subset_seed': recipe.data.seed,
+        'recipe': recipe.name,
+        'network': f'{recipe.model.name}, width {recipe.model.width}, '
+        f'{recipe.model.classifier} classifier',
+        'parameter_count': models.count_parameters(final.params),
+        'class_counts': list(material.class_counts),
+        'class_names': list(material.source.class_names),
+        'meta_set': f'{META_SETS[metas[0].source]}, {metas[0].draws}' if metas else None,
+        'selection_rule': 'last epoch',
+        'data_fingerprint': material.fingerprint,
+        'device': f'{devices.size} x {devices.devices.flat[0].device_kind}',
+        'versions': {
+            'python': platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        },
+        'stages': [
+            {'name': name, 'steps': stage.steps, 'batch_size': stage.batch_size}
+            for name, stage in recipe.stages.items()
+        ],
+    }
+
+
+def _run_stages(
+    recipe: Recipe,
+    material: Material,
+    devices: Any,
+    records: Records,
+    interruption: Interruption,
+    progress: Progress,
+) -> tuple[TrainState, Network]:
+    network = models.build(
+        recipe.model.name,
+        material.source.num_classes,
+        width=recipe.model.width,
+        classifier=recipe.model.classifier,
+        scale=recipe.model.scale,
+    )
+    key = jax.random.key(recipe.seed)
+    finished: list[str] = []
+    current: TrainState | None = None
+    for index, (name, stage) in enumerate(recipe.stages.items()):
+        stage_key = jax.random.fold_in(key, index)
+        rebalancer = steps.make_rebalancer(stage.meta, material.class_counts)
+        fresh = _place(
+            devices, _stage_state(network, stage, stage_key, material, current, rebalancer)
+        )
+        if index == 0:
+            write_json(records.workdir / 'run.json', facts(recipe, material, devices, fresh))
+        checkpoints = Checkpoints(
+            records.workdir / 'checkpoints' / name,
+            keep=recipe.records.keep,
+            identity=_stage_identity(recipe, name, material),
+        )
+        try:
+            done = checkpoints.latest_step
+            current = fresh if done is None else _place(devices, checkpoints.restore(fresh))
+            if done:
+                progress.say(f'{recipe.method} {name}: goes on from step {done}')
+            records.resume(name, -1 if done is None else done, finished)
+            if done != stage.steps:
+                loop = _loop(recipe, name, material, network, devices, rebalancer, current)
+                current = stages.run(loop, current, checkpoints, records, interruption, progress)
+            finished.append(name)
+        finally:
+            checkpoints.close()
+    assert current is not None
+    return current, network
+
+
+def _stage_identity(recipe: Recipe, name: str, material: Material) -> dict[str, Any]:
+    """What a stage's checkpoint depends on: also what two runs must share to share the stage."""
+    config = dataclasses.asdict(recipe)
+    stages = list(recipe.stages)
+    keys = ['seed', 'data', 'model', *stages[: stages.index(name) + 1]]
+    shared = identity({key: config[key] for key in keys})
+    return {**shared, 'data_fingerprint': material.fingerprint}
+
+
+def _stage_state(
+    network: Network,
+    stage: Stage,
+    key: jax.Array,
+    material: Material,
+    earlier: TrainState | None,
+    rebalancer: Rebalancer | None,
+) -> TrainState:
+    init_key, step_key = jax.random.split(key)
+    images = jnp.zeros((1, *material.train_images.shape[1:]), jnp.float32)
+    if earlier is None:
+        trained, batch_stats = jax.jit(network.init)(init_key, images)
+        frozen: PyTree = {}
+    else:
+        features = jax.eval_shape(
+            lambda params, stats: network.features(params, stats, images, False)[0],
+            earlier.params['backbone'],
+            earlier.batch_stats,
+        )
+        classifier = network.init_classifier(init_key, jnp.zeros(features.shape, features.dtype))
+        trained = {'classifier': classifier}
+        # A copy: the state is donated to its steps, and features may still be read from it.
+        frozen = {'backbone': jax.tree.map(jnp.copy, earlier.params['backbone'])}
+        batch_stats = jax.tree.map(jnp.copy, earlier.batch_stats)
+    return state.create(
+        step_key,
+        trained,
+        frozen,
+        batch_stats,
+        steps.make_optimizer(stage.optimizer, stage.steps),
+        rebalancer.psi if rebalancer else None,
+        steps.make_psi_optimizer(stage.meta),
+    )
+
+
+def _loop(
+    recipe: Recipe,
+    name: str,
+    material: Material,
+    network: Network,
+    devices: Any,
+    rebalancer: Rebalancer | None,
+    current: TrainState,
+) -> stages.Loop:
+    """Lays the stage's data out on the devices and ties its functions together."""
+    stage, source = recipe.stages[name], material.source
+    cached = stage.trains == 'classifier' and stage.features == 'cached'
+    read_images = _image_reader(recipe, source)
+    if cached:
+        views = [
+            _extract(network, current, recipe, source, material.train_images, view)
+            for view in range(stage.views)
+        ]
+        train_inputs = np.stack(views)
+        meta_inputs = train_inputs
+        if stage.meta.source == 'redraw':
+            meta_inputs = _extract(network, current, recipe, source, material.meta_images, 0)[None]
+        test_inputs = _extract(network, current, recipe, source, source.test_images, 0)
+        probe_inputs, read = train_inputs[0], resident.read_features
+    else:
+        train_inputs, meta_inputs = material.train_images, material.meta_images
+        test_inputs, probe_inputs, read = source.test_images, material.train_images, read_images
+
+    def logits(
+        params: PyTree, batch_stats: PyTree, inputs: jax.Array, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        if cached:
+            return network.logits(params['classifier'], inputs), batch_stats
+        # A frozen backbone is used as at test: its batch statistics do not move.
+        trains_backbone = train and stage.trains == 'all'
+        features, batch_stats = network.features(
+            params['backbone'], batch_stats, inputs, trains_backbone
+        )
+        return network.logits(params['classifier'], features), batch_stats
+
+    task = steps.Task(
+        logits=logits,
+        read=read,
+        class_counts=material.class_counts,
+        meta_counts=material.class_counts,
+        place=lambda batch: jax.lax.with_sharding_constraint(batch, mesh.by_example(devices)),
+    )
+    counts = np.asarray(material.class_counts)
+    places, labels = _probe(counts, recipe.evaluation.gradient_examples)
+    evaluator = _evaluator(recipe, material, logits, source)
+    log_prior = priors.log_prior(counts)
+
+    @jax.jit
+    def probe_logits(current: TrainState, inputs: jax.Array) -> jax.Array:
+        return logits(current.params, current.batch_stats, _normalised(inputs, source), False)[0]
+
+    def evaluate(current: TrainState) -> dict[str, Any]:
+        variables = (current.params, current.batch_stats)
+        result = evaluator(variables, test_inputs, source.test_labels)['uniform']
+        del result['confusion_matrix'], result['reliability']
+        weights = np.asarray(
+            diagnostics.effective_gradient_weights(
+                probe_logits(current, probe_inputs[places]),
+                labels,
+                log_prior,
+                tau=stage.tau,
+                class_weights=_class_weights(stage, counts, rebalancer, current),
+            )
+        )
+        exponent = diagnostics.gradient_weight_exponent(weights, counts)
+        return {
+            **result,
+            'gradient_weights': evaluation.plain(weights),
+            'gradient_weight_exponent': exponent if np.isfinite(exponent) else None,
+        }
+
+    scans = cached or jax.default_backend() != 'cpu'
+    return stages.Loop(
+        name=name,
+        stage=stage,
+        recipe=recipe,
+        step=steps.make_step(task, stage, rebalancer),
+        rebalancer=rebalancer,
+        train_inputs=jax.device_put(train_inputs, mesh.replicated(devices)),
+        meta_inputs=jax.device_put(meta_inputs, mesh.replicated(devices)),
+        evaluate=evaluate,
+        steps_per_call=recipe.steps_per_call or (SCANNED_STEPS if scans else 1),
+    )
+
+
+def _final_evaluation(
+    recipe: Recipe, material: Material, network: Network, final: TrainState
+) -> dict[str, Any]:
+    def logits(
+        params: PyTree, batch_stats: PyTree, images: jax.Array, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        features, batch_stats = network.features(params['backbone'], batch_stats, images, train)
+        return network.logits(params['classifier'], features), batch_stats
+
+    evaluator = _evaluator(recipe, material, logits, material.source)
+    source = material.source
+    return evaluator((final.params, final.batch_stats), source.test_images, source.test_labels)
+
+
+def _evaluator(
+    recipe: Recipe, material: Material, logits: Callable[..., Any], source: sources.Source
+) -> Callable[..., dict[str, dict[str, Any]]]:
+    settings = recipe.evaluation
+    return evaluation.make_evaluator(
+        lambda variables, inputs: logits(*variables, _normalised(inputs, source), False)[0],
+        material.class_counts,
+        settings.test_priors,
+        settings.post_hoc_tau,
+        settings.batch_size,
+    )
+
+
+def _normalised(inputs: jax.Array, source: sources.Source) -> jax.Array:
+    """Images as the network takes them; features as they are."""
+    if inputs.dtype != jnp.uint8:
+        return inputs
+    return augment.normalise(inputs, np.asarray(source.mean), np.asarray(source.std))
+
+
+def _image_reader(recipe: Recipe, source: sources.Source) -> Callable[..., jax.Array]:
+    augment_images = resident.augmentation(recipe.data.augmentation)
+
+    def read(inputs: jax.Array, examples: jax.Array, key: jax.Array) -> jax.Array:
+        return _normalised(augment_images(key, inputs[examples]), source)
+
+    return read
+
+
+def _extract(
+    network: Network,
+    current: TrainState,
+    recipe: Recipe,
+    source: sources.Source,
+    images: np.ndarray,
+    view: int,
+) -> np.ndarray:
+    """Features of the frozen backbone, ``[examples, features]``; view 0 is the plain image."""
+    read = _image_reader(recipe, source)
+
+    @jax.jit
+    def extract(backbone: PyTree, batch_stats: PyTree, images: jax.Array, key: jax.Array) -> Any:
+        if view:
+            inputs = read(images, jnp.arange(images.shape[0]), key)
+        else:
+            inputs = _normalised(images, source)
+        return network.features(backbone, batch_stats, inputs, False)[0]
+
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), 2**20), view)
+    parts = []
+    for start in range(0, len(images), FEATURE_BATCH):
+        batch = images[start : start + FEATURE_BATCH]
+        padded = np.pad(batch, [(0, FEATURE_BATCH - len(batch))] + [(0, 0)] * (images.ndim - 1))
+        features = extract(
+            current.params['backbone'], current.batch_stats, padded, jax.random.fold_in(key, start)
+        )
+        parts.append(np.asarray(features)[: len(batch)])
+    return np.concatenate(parts)
+
+
+def _probe(counts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first examples of every class, up to ``most``: their places and labels."""
+    starts, taken = np.cumsum(counts) - counts, np.minimum(counts, most)
+    places = np.concatenate([s + np.arange(n) for s, n in zip(starts, taken, strict=True)])
+    return places, np.repeat(np.arange(len(counts)), taken)
+
+
+def _class_weights(
+    stage: Stage, counts: np.ndarray, rebalancer: Rebalancer | None, current: TrainState
+) -> np.ndarray:
+    """How much more often than instance-balanced a class is drawn, or its losses weigh."""
+    if rebalancer is None:
+        drawn = steps.draw_probabilities(stage, tuple(counts.tolist()), current.step)
+        summary: dict[str, Any] = {'class_probabilities': drawn}
+    else:
+        summary = rebalancer.summary(current.psi)
+    if 'loss_weights' in summary:
+        return np.asarray(summary['loss_weights'])
+    share = counts / counts.sum()
+    return np.asarray(summary['class_probabilities']) / np.where(share > 0, share, 1)
+
+
+def _place(devices: Any, current: TrainState) -> TrainState:
+    return jax.device_put(current, mesh.replicated(devices))
+
+
+def _check_divisible(recipe: Recipe, devices: int) -> None:
+    for name, stage in recipe.stages.items():
+        sizes = {f'{name}.batch_size': stage.batch_size}
+        if stage.meta.rebalancer != 'none':
+            sizes[f'{name}.meta.batch_size'] = stage.meta.batch_size
+        for key, size in sizes.items():
+            if size % devices:
+                raise ConfigError(f'{key}: got {size}, wanted a multiple of the {devices} devices')

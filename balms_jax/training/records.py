@@ -1,0 +1,133 @@
+"""What a run leaves behind in its work directory, for people and for the page.
+
+run.json          what was trained on what: facts
+config.json       the whole config
+metrics.jsonl     one object a line: 'train' at every step, 'rates' (what is learned of ψ),
+                  'evaluation'. The same for an interrupted run as for an undisturbed one.
+throughput.jsonl  images per second: differs from run to run
+evaluation.json   the final evaluation
+tensorboard/      the scalars again
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from balms_jax.training.checkpoints import describe_differences, flatten
+
+# What may differ between an interrupted run and its resumption.
+FREE_KEYS = ('data.data_dir', 'data.download', 'records.keep', 'records.tensorboard')
+
+
+class WorkdirError(RuntimeError):
+    """A work directory that belongs to another run or cannot be used."""
+
+
+class Records:
+    """The files of one run."""
+
+    def __init__(self, workdir: Path, config: dict[str, Any], *, tensorboard: bool) -> None:
+        """Opens a work directory, or makes it.
+
+        Args:
+            workdir: of this run alone.
+            config: the whole nested config.
+            tensorboard: whether scalars are written for TensorBoard too.
+
+        Raises:
+            WorkdirError: if another run's config is in it; nothing is changed.
+            OSError: if it cannot be written.
+        """
+        self.workdir = workdir
+        workdir.mkdir(parents=True, exist_ok=True)
+        earlier = workdir / 'config.json'
+        if earlier.exists():
+            try:
+                found = json.loads(earlier.read_text())
+            except ValueError as error:
+                raise WorkdirError(f'{earlier}: is no JSON ({error})') from error
+            differences = describe_differences(identity(found), identity(config))
+            if differences:
+                raise WorkdirError(
+                    f'{workdir}: belongs to another run: {differences}. Use another work directory.'
+                )
+        write_json(earlier, config)
+        self._metrics_path = workdir / 'metrics.jsonl'
+        self._tensorboard_wanted = tensorboard
+        self._board: Any = None
+
+    def resume(self, stage: str, step: int, finished_stages: list[str]) -> None:
+        """Drops what was recorded after a checkpoint, and opens the files to go on from there.
+
+        Args:
+            stage: the stage to go on with.
+            step: of its checkpoint; later lines of this stage are dropped.
+            finished_stages: whose lines are kept whole; other stages' are dropped.
+        """
+        kept = []
+        if self._metrics_path.exists():
+            for line in self._metrics_path.read_text().splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue  # Cut off by a kill.
+                if record['stage'] in finished_stages or (
+                    record['stage'] == stage and record['step'] <= step
+                ):
+                    kept.append(line + '\n')
+        _write_whole(self._metrics_path, ''.join(kept))
+        self._metrics = open(self._metrics_path, 'a', encoding='utf-8')  # noqa: SIM115
+        if self._tensorboard_wanted and self._board is None:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(self.workdir / 'tensorboard'))
+        self._stage, self._offset = stage, 0
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Appends a line to metrics.jsonl and its numbers to TensorBoard."""
+        record = {'kind': kind, 'stage': self._stage, 'step': step, **values}
+        self._metrics.write(json.dumps(record, allow_nan=False) + '\n')
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f'{self._stage}/{kind}/{name}', value, step)
+
+    def throughput(self, step: int, images_per_second: float) -> None:
+        """Appends to throughput.jsonl."""
+        record = {'stage': self._stage, 'step': step, 'images_per_second': images_per_second}
+        with open(self.workdir / 'throughput.jsonl', 'a', encoding='utf-8') as file:
+            file.write(json.dumps(record) + '\n')
+
+    def sync(self) -> None:
+        """Puts what was written on the disk, as before a checkpoint."""
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+
+    def close(self) -> None:
+        """Closes the files."""
+        if hasattr(self, '_metrics'):
+            self._metrics.close()
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat config without what may differ when a run goes on."""
+    return {k: v for k, v in flatten(dict(config)).items() if k not in FREE_KEYS}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    _write_whole(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
+
+
+def _write_whole(path: Path, text: str) -> None:
+    unfinished = path.with_name(f'.{path.name}.unfinished')
+    with open(unfinished, 'w', encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)

@@ -1,0 +1,144 @@
+"""The loop of a stage: steps, records, evaluations, checkpoints. It never waits for the device."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from balms_jax.rebalancers import Rebalancer
+from balms_jax.training import steps
+from balms_jax.training.checkpoints import Checkpoints
+from balms_jax.training.interruption import Interrupted, Interruption
+from balms_jax.training.progress import Progress
+from balms_jax.training.recipe import Recipe, Stage
+from balms_jax.training.records import Records
+from balms_jax.training.state import TrainState
+
+PyTree = Any
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a stage's loop needs beside its state."""
+
+    name: str
+    stage: Stage
+    recipe: Recipe
+    step: steps.Step
+    rebalancer: Rebalancer | None
+    train_inputs: jax.Array
+    meta_inputs: jax.Array
+    evaluate: Callable[[TrainState], dict[str, Any]]
+    steps_per_call: int
+
+
+def run(
+    loop: Loop,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    records: Records,
+    interruption: Interruption,
+    progress: Progress,
+) -> TrainState:
+    """Runs a stage to its end, from wherever its state is.
+
+    Args:
+        loop: the stage.
+        state: where to start; donated.
+        checkpoints: of this stage.
+        records: opened for this stage at the state's step.
+        interruption: tells of a signal.
+        progress: shows how far it is.
+
+    Returns:
+        The state after the last step, which is checkpointed too.
+
+    Raises:
+        NonFiniteLossError: if the loss is not finite; the last checkpoint is from before.
+        Interrupted: after a signal; a checkpoint was written.
+    """
+    run_steps = steps.compile_steps(loop.step)
+    recipe, total = loop.recipe, loop.stage.steps
+    step = int(state.step)
+    if step == 0:
+        records.write('evaluation', 0, **loop.evaluate(state))
+    pending: tuple[int, dict[str, jax.Array]] | None = None
+    clock, clock_step = time.monotonic(), step
+
+    def settle() -> None:
+        nonlocal pending
+        if pending is not None:
+            _write_metrics(records, *pending, recipe.records.rates_every)
+            pending = None
+
+    with progress.stage(loop.name, total, step, loop.stage.batch_size) as show:
+        while step < total:
+            # Boundaries are absolute, so that a resumed run makes the same compiled calls.
+            boundary = min(_next(step, recipe.evaluation.every), total)
+            boundary = min(boundary, _next(step, recipe.records.checkpoint_every))
+            whole = step % loop.steps_per_call == 0 and step + loop.steps_per_call <= boundary
+            count = loop.steps_per_call if whole else 1
+            state, metrics = run_steps(state, loop.train_inputs, loop.meta_inputs, steps=count)
+            # The metrics of the call before are fetched while the device is busy with this one.
+            settle()
+            step += count
+            pending = (step, metrics)
+            evaluates = step == total or _due(step, recipe.evaluation.every)
+            if evaluates:
+                settle()
+                records.write('evaluation', step, **loop.evaluate(state))
+            stops = interruption.signal is not None
+            if stops or step == total or _due(step, recipe.records.checkpoint_every):
+                settle()
+                records.sync()
+                checkpoints.save(state)
+                now = time.monotonic()
+                images = (step - clock_step) * loop.stage.batch_size
+                records.throughput(step, images / max(now - clock, 1e-9))
+                clock, clock_step = now, step
+            if stops and interruption.signal is not None:
+                raise Interrupted(
+                    interruption.signal,
+                    f'stopped by signal {interruption.signal} at step {step} of {loop.name}; '
+                    'the same command goes on from there',
+                )
+            show(step)
+    return state
+
+
+def _write_metrics(
+    records: Records, last: int, metrics: dict[str, jax.Array], rates_every: int
+) -> None:
+    values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
+    first = last - len(values['loss']) + 1
+    scalars = [name for name, value in values.items() if value.ndim == 1]
+    vectors = [name for name, value in values.items() if value.ndim == 2]
+    for i in range(len(values['loss'])):
+        record = {name: float(values[name][i]) for name in scalars}
+        for name, value in record.items():
+            if not math.isfinite(value):
+                raise NonFiniteLossError(
+                    f'{name} is {value} at step {first + i}; the last checkpoint is intact. A '
+                    'lower learning rate or a longer warm-up may help'
+                )
+        records.write('train', first + i, **record)
+        if vectors and (first + i) % rates_every == 0:
+            records.write(
+                'rates', first + i, **{name: values[name][i].tolist() for name in vectors}
+            )
+
+
+def _next(step: int, every: int) -> int:
+    return (step // every + 1) * every if every else 2**62
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0

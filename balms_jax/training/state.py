@@ -1,0 +1,52 @@
+"""The state of a training stage: arrays and nothing else."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that the next step depends on, besides the data."""
+
+    step: jax.Array  # steps taken in this stage, int32
+    key: jax.Array  # folded with the step for every step's draws
+    trained: PyTree  # parameters that this stage trains: {'backbone': …, 'classifier': …}
+    frozen: PyTree  # the other parameters
+    batch_stats: PyTree
+    opt_state: PyTree
+    psi: PyTree  # None without a rebalancer
+    psi_opt_state: PyTree
+
+    @property
+    def params(self) -> dict[str, PyTree]:
+        """All parameters of the network."""
+        return {**self.frozen, **self.trained}
+
+
+def create(
+    key: jax.Array,
+    trained: PyTree,
+    frozen: PyTree,
+    batch_stats: PyTree,
+    optimizer: optax.GradientTransformation,
+    psi: PyTree,
+    psi_optimizer: optax.GradientTransformation,
+) -> TrainState:
+    """The state that a stage starts from."""
+    return TrainState(
+        step=jnp.zeros([], jnp.int32),
+        key=key,
+        trained=trained,
+        frozen=frozen,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(trained),
+        psi=psi,
+        psi_opt_state=psi_optimizer.init(psi),
+    )

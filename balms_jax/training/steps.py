@@ -1,0 +1,250 @@
+"""One training step, plain or with a learned rebalancer, and many of them in one compiled call."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from balms_jax import losses, meta_gradients, priors, sampling
+from balms_jax.data import augment
+from balms_jax.rebalancers import REBALANCERS, Draw, Rebalancer
+from balms_jax.training.recipe import Meta, Optimizer, Stage
+from balms_jax.training.state import TrainState
+
+PyTree = Any
+Step = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+
+# Streams of randomness within a step.
+DRAW, READ, META_DRAW, META_READ, MIX = range(5)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a stage trains on what, as pure functions."""
+
+    logits: Callable[[PyTree, PyTree, jax.Array, bool], tuple[jax.Array, PyTree]]
+    """(params, batch_stats, inputs, train) → ([batch, classes], batch_stats)"""
+    read: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    """(resident inputs, places [batch], key) → inputs of the batch, augmented"""
+    class_counts: tuple[int, ...]
+    meta_counts: tuple[int, ...]
+    place: Callable[[PyTree], PyTree] = lambda batch: batch
+    """Lays a batch out over the devices."""
+
+
+class Batch(NamedTuple):
+    """A training batch with all that its loss needs."""
+
+    inputs: jax.Array
+    draw: Draw
+    targets: jax.Array  # distributions [batch, classes] if mixed, else labels [batch]
+
+
+def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformation:
+    """SGD on the gradient with L2 decay of every parameter added before the momentum."""
+    momentum = settings.momentum or None
+    return optax.chain(
+        optax.add_decayed_weights(settings.weight_decay),
+        optax.sgd(learning_rate(settings, steps), momentum, settings.nesterov),
+    )
+
+
+def learning_rate(settings: Optimizer, steps: int) -> optax.Schedule:
+    """A linear warm-up, then a cosine to 0 at the last step."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        settings.warmup_from if settings.warmup_steps else settings.learning_rate,
+        settings.learning_rate,
+        settings.warmup_steps,
+        steps,
+    )
+    return lambda step: schedule(step // settings.hold * settings.hold)
+
+
+def make_rebalancer(settings: Meta, class_counts: tuple[int, ...]) -> Rebalancer | None:
+    """The rebalancer that the settings name, or None."""
+    if settings.rebalancer == 'none':
+        return None
+    options: dict[str, Any] = {'initial_power': settings.initial_power}
+    if settings.rebalancer == 'meta_sampler':
+        options['estimator'] = settings.estimator
+    return REBALANCERS[settings.rebalancer](np.asarray(class_counts), **options)
+
+
+def make_psi_optimizer(settings: Meta) -> optax.GradientTransformation:
+    """Adam at a constant rate, without decay."""
+    return optax.adam(settings.learning_rate, settings.b1, settings.b2)
+
+
+def make_step(task: Task, stage: Stage, rebalancer: Rebalancer | None) -> Step:
+    """Makes the function that takes one step.
+
+    Args:
+        task: the network and the data.
+        stage: the stage's settings.
+        rebalancer: what is learned beside the parameters, or None.
+
+    Returns:
+        (state, resident inputs of the training set, of the meta set) → (state, metrics). Metrics
+        are 'loss' (nats), 'learning_rate', and with a rebalancer 'meta_loss' and what it shows of
+        ψ, each ``[classes]``.
+    """
+    optimizer = make_optimizer(stage.optimizer, stage.steps)
+    schedule = learning_rate(stage.optimizer, stage.steps)
+    log_prior = priors.log_prior(np.asarray(task.class_counts))
+
+    def example_losses(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        if targets.ndim == logits.ndim:
+            return losses.balanced_softmax_cross_entropy(logits, targets, log_prior, tau=stage.tau)
+        return losses.balanced_softmax_cross_entropy_with_integer_labels(
+            logits, targets, log_prior, tau=stage.tau
+        )
+
+    def next_batch(state: TrainState, train_inputs: jax.Array, keys: jax.Array) -> Batch:
+        if rebalancer is None:
+            draw = _unlearned_draw(stage, task.class_counts, state, keys[DRAW])
+        else:
+            draw = rebalancer.draw(keys[DRAW], state.psi, stage.batch_size)
+        inputs, targets = task.read(train_inputs, draw.examples, keys[READ]), draw.classes
+        if stage.mixup:
+            one_hot = jax.nn.one_hot(targets, len(task.class_counts), dtype=inputs.dtype)
+            inputs, targets = augment.mixup(keys[MIX], inputs, one_hot, stage.mixup)
+        return task.place(Batch(inputs, draw, targets))
+
+    def plain_step(
+        state: TrainState, train_inputs: jax.Array, meta_inputs: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        del meta_inputs
+        batch = next_batch(state, train_inputs, _keys(state))
+
+        def loss(trained: PyTree) -> tuple[jax.Array, PyTree]:
+            params = {**state.frozen, **trained}
+            logits, batch_stats = task.logits(params, state.batch_stats, batch.inputs, True)
+            return example_losses(logits, batch.targets).mean(), batch_stats
+
+        (value, batch_stats), grads = jax.value_and_grad(loss, has_aux=True)(state.trained)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
+        metrics = {'loss': value, 'learning_rate': schedule(state.step)}
+        return replace(
+            state,
+            step=state.step + 1,
+            trained=optax.apply_updates(state.trained, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        ), metrics
+
+    def meta_step(
+        state: TrainState, train_inputs: jax.Array, meta_inputs: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        assert rebalancer is not None
+        keys = _keys(state)
+        batch = next_batch(state, train_inputs, keys)
+        meta_batch = task.place(_next_meta_batch(task, stage.meta, meta_inputs, keys))
+
+        def train_loss(trained: PyTree, psi: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
+            params = {**state.frozen, **trained}
+            logits, batch_stats = task.logits(params, state.batch_stats, batch.inputs, True)
+            values = example_losses(logits, batch.targets)
+            weights = rebalancer.weights(psi, batch.draw, jax.lax.stop_gradient(values))
+            return (weights * values).mean(), batch_stats
+
+        def meta_loss(trained: PyTree, batch: tuple[jax.Array, jax.Array]) -> tuple:
+            # Plain cross-entropy on a class-balanced batch. Its batch statistics are dropped.
+            inputs, labels = batch
+            params = {**state.frozen, **trained}
+            logits, _ = task.logits(params, state.batch_stats, inputs, True)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), None
+
+        step = meta_gradients.value_and_meta_grad(
+            train_loss, meta_loss, optimizer, mode=stage.meta.mode
+        )
+        out = step(state.psi, state.trained, state.opt_state, batch, meta_batch)
+        psi_updates, psi_opt_state = make_psi_optimizer(stage.meta).update(
+            out.psi_grad, state.psi_opt_state, state.psi
+        )
+        psi = optax.apply_updates(state.psi, psi_updates)
+        metrics = {
+            'loss': out.train_loss,
+            'meta_loss': out.meta_loss,
+            'learning_rate': schedule(state.step),
+            **rebalancer.summary(psi),
+        }
+        return replace(
+            state,
+            step=state.step + 1,
+            trained=out.params,
+            batch_stats=out.train_aux,
+            opt_state=out.opt_state,
+            psi=psi,
+            psi_opt_state=psi_opt_state,
+        ), metrics
+
+    return plain_step if rebalancer is None else meta_step
+
+
+def compile_steps(step: Step) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Compiles (state, train inputs, meta inputs, number of steps) → (state, metrics of each).
+
+    The state is donated. More than one step is scanned: on accelerators, or without convolutions,
+    which XLA runs some ten times slower inside a scan on the CPU.
+    """
+
+    def run(
+        state: TrainState, train_inputs: jax.Array, meta_inputs: jax.Array, steps: int
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        if steps == 1:
+            state, metrics = step(state, train_inputs, meta_inputs)
+            return state, jax.tree.map(lambda value: value[None], metrics)
+        return jax.lax.scan(
+            lambda state, _: step(state, train_inputs, meta_inputs), state, length=steps
+        )
+
+    return jax.jit(run, static_argnames='steps', donate_argnames='state')
+
+
+def draw_probabilities(stage: Stage, class_counts: tuple[int, ...], step: Any) -> jax.Array:
+    """How often each class is drawn at a step without a rebalancer, ``[classes]``."""
+    counts = np.asarray(class_counts)
+    if stage.draws == 'progressive':
+        progress = jnp.asarray(step, jnp.float32) / stage.steps
+        return sampling.progressive_class_probabilities(counts, progress)
+    powers = {'shuffled': 1.0, 'instance_balanced': 1.0, 'square_root': 0.5, 'class_balanced': 0.0}
+    return sampling.class_probabilities(counts, powers[stage.draws])
+
+
+def _unlearned_draw(
+    stage: Stage, class_counts: tuple[int, ...], state: TrainState, key: jax.Array
+) -> Draw:
+    counts = np.asarray(class_counts)
+    if stage.draws == 'shuffled':
+        # The state's own key: the same at every step of the stage.
+        examples = sampling.epoch_shuffle(state.key, state.step, stage.batch_size, counts.sum())
+        ends = jnp.asarray(np.cumsum(counts), jnp.int32)
+        classes = jnp.searchsorted(ends, examples, side='right')
+        return Draw(examples, classes.astype(jnp.int32))
+    class_key, example_key = jax.random.split(key)
+    probabilities = draw_probabilities(stage, class_counts, state.step)
+    classes = sampling.draw_classes(class_key, probabilities, stage.batch_size)
+    return Draw(sampling.examples_by_class(example_key, classes, counts), classes)
+
+
+def _next_meta_batch(
+    task: Task, meta: Meta, meta_inputs: jax.Array, keys: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    class_key, example_key = jax.random.split(keys[META_DRAW])
+    num_classes = len(task.meta_counts)
+    if meta.draws == 'stratified':
+        classes = sampling.stratified_classes(class_key, num_classes, meta.batch_size)
+    else:
+        classes = sampling.draw_classes(
+            class_key, jnp.full(num_classes, 1 / num_classes), meta.batch_size
+        )
+    examples = sampling.examples_by_class(example_key, classes, np.asarray(task.meta_counts))
+    return task.read(meta_inputs, examples, keys[META_READ]), classes
+
+
+def _keys(state: TrainState) -> jax.Array:
+    return jax.random.split(jax.random.fold_in(state.key, state.step), 5)

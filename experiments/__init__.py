@@ -1,0 +1,1 @@
+"""One file a question; each runs alone and ends in a page."""

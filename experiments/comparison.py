@@ -1,0 +1,76 @@
+"""Runs methods beside each other, skipping what is done, and ends in a table and a page."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import rich.console
+import rich.table
+from ml_collections import ConfigDict
+
+from balms_jax import report
+from balms_jax.comparison import comparison_table, markdown_table
+from balms_jax.runs import read_run
+from balms_jax.training import job
+from balms_jax.training.methods import METHODS
+from balms_jax.training.progress import Progress
+from balms_jax.training.recipe import from_config
+
+
+def compare(
+    config: Callable[[str], ConfigDict],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    results: Path | None = None,
+) -> Path:
+    """Trains every method with every seed, and writes what came of it.
+
+    Decoupled methods take the first stage of the ``softmax`` run of their seed, where there is one:
+    it is the same.
+
+    Args:
+        config: gives a method's config.
+        methods: names.
+        seeds: of the runs.
+        folder: of the runs, ``<method>-<seed>`` each; finished ones are skipped.
+        results: where the page, the table and the final evaluations are kept; ``folder`` if None.
+
+    Returns:
+        The page.
+    """
+    console = rich.console.Console(highlight=False, soft_wrap=True)
+    run_dirs = []
+    for method in methods:
+        for seed in seeds:
+            run_dir = folder / f'{method}-{seed}'
+            run_dirs.append(run_dir)
+            if (run_dir / 'evaluation.json').exists():
+                continue
+            values = config(method)
+            values.seed = seed
+            backbone = folder / f'softmax-{seed}'
+            shares = METHODS[method].decoupled and (backbone / 'evaluation.json').exists()
+            job.train(
+                from_config(values),
+                run_dir,
+                config=values.to_dict(),
+                stage_1_from=backbone if shares else None,
+                progress=Progress(title=f'{method}, seed {seed},'),
+            )
+    results = results or folder
+    results.mkdir(parents=True, exist_ok=True)
+    rows = comparison_table([read_run(run_dir) for run_dir in run_dirs])
+    table = rich.table.Table(*rows[0])
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+    (results / 'table.md').write_text(markdown_table(rows) + '\n')
+    evaluations = {d.name: json.loads((d / 'evaluation.json').read_text()) for d in run_dirs}
+    for evaluation in evaluations.values():
+        for prior in evaluation.values():
+            del prior['confusion_matrix'], prior['reliability']
+    (results / 'evaluations.json').write_text(json.dumps(evaluations, indent=1) + '\n')
+    page = report.write_report(run_dirs, results / 'report.html')
+    console.print(f'page: {page}', markup=False)
+    return page
