@@ -1,7 +1,7 @@
 """Balanced Meta-Softmax for long-tailed recognition, as pure functions in JAX.
 
-Importing this needs only jax and optax; ``balms_jax.training`` and ``balms_jax.data`` need the
-``train`` extra.
+Importing this needs only jax and optax; ``balms_jax.data``, ``models``, ``report`` and
+``training`` need the ``train`` extra.
 """
 
 from balms_jax import meta_gradients, rebalancers, sampling

@@ -14,8 +14,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from balms_jax import report
 from balms_jax.data.sources import DataNotFoundError
+from balms_jax.report import write_report
 from balms_jax.training import job
 from balms_jax.training.checkpoints import CheckpointError
 from balms_jax.training.interruption import Interrupted
@@ -25,7 +25,12 @@ from balms_jax.training.recipe import from_config
 from balms_jax.training.records import WorkdirError
 from balms_jax.training.stages import NonFiniteLossError
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'What to train; see configs/.')
+CONFIG = config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'What to train: FILE, or FILE:name=value,… with the arguments that the file names. All keys '
+    'and their defaults stand in balms_jax/training/recipe.py.',
+)
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where this run is recorded, and resumed from.')
 STAGE_1_FROM = flags.DEFINE_string(
     'stage_1_from',
@@ -66,7 +71,7 @@ def main(arguments: list[str]) -> int:
             for name in ('many', 'medium', 'few')
         )
         progress.say(f'{recipe.method}: top-1 {result["top1"]:.1%} ({groups}), last epoch')
-        progress.say(f'page: {report.write_report([workdir])}')
+        progress.say(f'page: {write_report([workdir])}')
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
@@ -83,7 +88,16 @@ def run() -> None:
     sys.modules['__main__'].__doc__ = f'{__doc__}\nMethods:\n{methods}\n'
     # Results must not depend on how many devices draw the random numbers.
     jax.config.update('jax_threefry_partitionable', True)
-    app.run(main)
+    app.run(main, flags_parser=_parse_flags)
+
+
+def _parse_flags(arguments: list[str]) -> list[str]:
+    """Reads the flags; a mistake in the config is one line, not a traceback."""
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        print(f'config: {error}', file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == '__main__':

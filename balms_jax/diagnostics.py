@@ -49,14 +49,15 @@ def effective_gradient_weights(
     """
     logits, labels, log_prior = (jnp.asarray(a) for a in (logits, labels, log_prior))
     num_classes = logits.shape[-1]
-    adjustment = jnp.where(log_prior == -jnp.inf, -jnp.inf, log_prior.astype(logits.dtype))
-    adjustment = (jnp.asarray(tau, logits.dtype) * adjustment)[None, :]
-    log_mean = jax.nn.logsumexp(adjustment) - np.log(num_classes).astype(logits.dtype)
+    dtype = jnp.result_type(float)
+    logits, log_prior, tau = logits.astype(dtype), log_prior.astype(dtype), jnp.asarray(tau, dtype)
+    adjustment = jnp.where(tau == 0, 0, tau * log_prior)[None, :]  # 0⁰ = 1: τ = 0 is plain softmax.
+    log_mean = jax.nn.logsumexp(adjustment) - np.log(num_classes).astype(dtype)
     expected = jax.nn.logsumexp(jax.nn.log_softmax(logits) + adjustment, axis=-1)
     omega = jnp.exp(log_mean - expected)
     totals = jax.ops.segment_sum(omega, labels, num_classes)
     weights = totals / jax.ops.segment_sum(jnp.ones_like(omega), labels, num_classes)
-    return weights if class_weights is None else weights * jnp.asarray(class_weights)
+    return weights if class_weights is None else weights * jnp.asarray(class_weights, dtype)
 
 
 def gradient_weight_exponent(weights: ArrayLike, class_counts: ArrayLike) -> float:
@@ -110,9 +111,11 @@ def reliability(
     References:
         Guo et al., On Calibration of Modern Neural Networks (arXiv 1706.04599), §2.
     """
-    probabilities, weights = jnp.asarray(probabilities), jnp.asarray(weights)
+    probabilities = jnp.asarray(probabilities)
+    dtype = jnp.result_type(float)
+    probabilities, weights = probabilities.astype(dtype), jnp.asarray(weights, dtype)
     confidence, predicted = probabilities.max(-1), probabilities.argmax(-1)
-    correct = (predicted == jnp.asarray(labels)).astype(weights.dtype)
+    correct = (predicted == jnp.asarray(labels)).astype(dtype)
     place = jnp.clip((confidence * bins).astype(jnp.int32), 0, bins - 1)
     sums = (
         jax.ops.segment_sum(values, place, bins)

@@ -91,9 +91,8 @@ def value_and_meta_grad(
         0.0 [-1.  1.]
 
     Note:
-        Where an entry of g is exactly 0, the derivative of some updates (Adam's √, clipping by a
-        norm) is 0/0. Such an entry's u is taken as 0: it is almost always a dead unit's, whose
-        gradient is 0 whatever ψ.
+        Where an entry of g is exactly 0, as a dead unit's is, the derivative of some updates
+        (Adam's root, a norm) reads 0/0 as written. It is taken beside 0, where it has its limit.
 
     References:
         BALMS (arXiv 2007.10740), Algorithm 1; Eqn. 10.
@@ -111,12 +110,12 @@ def value_and_meta_grad(
             updates, new_state = optimizer.update(grads, opt_state, params)
             return optax.apply_updates(params, updates), new_state
 
-        new_params, update_vjp, new_state = jax.vjp(update, inner.grads, has_aux=True)
+        new_params, new_state = update(inner.grads)
+        _, update_vjp = jax.vjp(lambda grads: update(grads)[0], _off_zero(inner.grads))
         (loss, meta_aux), meta_grads = jax.value_and_grad(meta_loss, has_aux=True)(
             new_params, meta_batch
         )
         (u,) = update_vjp(meta_grads)
-        u = jax.tree.map(_zero_where_undefined, u, inner.grads)
         psi_grad = inner.mixed_product(u)
         return MetaStep(loss, psi_grad, inner.loss, new_params, new_state, inner.aux, meta_aux)
 
@@ -167,7 +166,9 @@ def finite_difference(
     (loss, aux), grads = jax.value_and_grad(train_loss, has_aux=True)(params, psi, batch)
 
     def mixed_product(u: PyTree) -> PyTree:
-        norm, scale = optax.global_norm(u), 1 + optax.global_norm(params)
+        # Where g is 0, Adam's u is huge and what it multiplies is 0: it would only shrink h.
+        u = jax.tree.map(lambda entry, grad: jnp.where(grad == 0, 0, entry), u, grads)
+        norm, scale = optax.tree.norm(u), 1 + optax.tree.norm(params)
         epsilon = jnp.finfo(norm.dtype).eps
         h = epsilon ** (1 / 3) * scale / jnp.where(norm > 0, norm, 1)
 
@@ -187,5 +188,10 @@ MODES: dict[str, Callable[[TrainLoss, PyTree, PyTree, PyTree], InnerGradient]] =
 }
 
 
-def _zero_where_undefined(u: jax.Array, grad: jax.Array) -> jax.Array:
-    return jnp.where((grad == 0) & ~jnp.isfinite(u), 0, u)
+def _off_zero(grads: PyTree) -> PyTree:
+    """Moves entries of exactly 0 by less than any norm or root of a square notices."""
+
+    def move(grad: jax.Array) -> jax.Array:
+        return jnp.where(grad == 0, float(jnp.finfo(grad.dtype).tiny) ** 0.4, grad)
+
+    return jax.tree.map(move, grads)

@@ -37,7 +37,9 @@ def class_counts(labels: ArrayLike, num_classes: int) -> jax.Array:
         raise ValueError(
             f'labels: got values from {known.min()} to {known.max()}, wanted 0 to {num_classes - 1}'
         )
-    return jnp.bincount(labels.ravel(), length=num_classes).astype(jnp.int32)
+    # Widened, for an int8 cannot be compared with more than 127 classes.
+    labels = labels.ravel().astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
+    return jnp.bincount(labels, length=num_classes).astype(jnp.int32)
 
 
 def log_prior(class_counts: ArrayLike) -> jax.Array:
@@ -50,8 +52,7 @@ def log_prior(class_counts: ArrayLike) -> jax.Array:
             real type; only their ratios matter. A class may be empty, not all of them.
 
     Returns:
-        log π, ``[..., classes]``, in the default float type (float64 for float64 counts);
-        −inf for an empty class.
+        log π, ``[..., classes]``, in the default float type; −inf for an empty class.
 
     Raises:
         ValueError: if known counts are negative, NaN, infinite, all zero, or there are none.
@@ -64,10 +65,10 @@ def log_prior(class_counts: ArrayLike) -> jax.Array:
         BALMS (arXiv 2007.10740), Theorem 1.
     """
     check_counts(class_counts)
-    counts = jnp.asarray(class_counts)
-    if not jnp.issubdtype(counts.dtype, jnp.floating):
-        counts = counts.astype(jnp.result_type(float))
-    return jnp.log(counts / counts.sum(-1, keepdims=True))
+    counts = as_floats(class_counts)
+    # By the largest first, so that the sum of huge counts does not overflow.
+    shares = counts / counts.max(-1, keepdims=True)
+    return jnp.log(shares) - jnp.log(shares.sum(-1, keepdims=True))
 
 
 class ShotGroups(NamedTuple):
@@ -104,7 +105,7 @@ def shot_groups(class_counts: ArrayLike, many: float = 100, few: float = 20) -> 
     check_counts(class_counts)
     if few > many:
         raise ValueError(f'few: got {few}, wanted at most many = {many}')
-    counts = jnp.asarray(class_counts)
+    counts = as_floats(class_counts)
     is_many, is_few = counts > many, counts < few
     return ShotGroups(is_many, ~is_many & ~is_few, is_few)
 
@@ -130,6 +131,11 @@ def check_whole_counts(class_counts: ArrayLike, *, name: str = 'class_counts') -
     if counts is not None and np.any(counts != np.round(counts)):
         bad = counts[counts != np.round(counts)].ravel()[0]
         raise ValueError(f'{name}: got {bad}, wanted whole numbers of examples')
+
+
+def as_floats(counts: ArrayLike) -> jax.Array:
+    """Counts of any real type in the default float type; an int32 would wrap beyond 2³¹."""
+    return jnp.asarray(counts, jnp.result_type(float))
 
 
 def concrete(array: ArrayLike) -> np.ndarray | None:

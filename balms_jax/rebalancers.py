@@ -72,7 +72,9 @@ def meta_sampler(
         raise ValueError(f"estimator: got {estimator!r}, wanted 'classes' or 'examples'")
     sampling.check_whole_counts(class_counts)
     counts = np.asarray(class_counts)
-    labels = np.repeat(np.arange(counts.size), counts.astype(np.int64))
+    labels = np.array([], np.int32)
+    if estimator == 'examples':  # Its cost alone depends on the number of examples.
+        labels = np.repeat(np.arange(counts.size, dtype=np.int32), counts.astype(np.int64))
 
     def straight_through(psi: jax.Array, gumbel: jax.Array) -> tuple[jax.Array, jax.Array]:
         if estimator == 'classes':
@@ -85,7 +87,7 @@ def meta_sampler(
         gumbel = jax.random.gumbel(noise_key, (batch_size, outcomes), psi.dtype)
         drawn, _ = straight_through(psi, gumbel)
         if estimator == 'examples':
-            return Draw(drawn, jnp.asarray(labels, jnp.int32)[drawn], gumbel)
+            return Draw(drawn, jnp.asarray(labels)[drawn], gumbel)
         return Draw(sampling.examples_by_class(example_key, drawn, counts), drawn, gumbel)
 
     def weights(psi: jax.Array, draw: Draw, losses: jax.Array) -> jax.Array:
@@ -141,8 +143,9 @@ def meta_reweighter(class_counts: np.ndarray, *, initial_power: float = 0.0) -> 
 
     def weights(psi: jax.Array, draw: Draw, losses: jax.Array) -> jax.Array:
         del losses
-        rates = sampling.rates(psi)[draw.classes]
-        return rates / rates.mean()
+        # A softmax, so that rates which all vanish still have a mean.
+        log_rates = jax.nn.log_sigmoid(psi)[draw.classes]
+        return log_rates.size * jax.nn.softmax(log_rates)
 
     def summary(psi: jax.Array) -> dict[str, jax.Array]:
         rates = sampling.rates(psi)

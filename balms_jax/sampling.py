@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from balms_jax.priors import check_counts, check_whole_counts, concrete
+from balms_jax.priors import as_floats, check_counts, check_whole_counts, concrete
 
 
 def rates(psi: ArrayLike) -> jax.Array:
@@ -64,14 +64,14 @@ def initial_psi(class_counts: ArrayLike, power: float = 0.0) -> jax.Array:
         check_no_empty_class(class_counts)
     else:
         check_counts(class_counts)
-    counts = jnp.asarray(class_counts).astype(jnp.result_type(float))
+    counts = as_floats(class_counts)
     if not power:
         return jnp.zeros_like(counts)
+    # logit s = log w − log(min w + max w − w), of w / max w and in logs so that no power overflows.
     log_weights = -power * jnp.log(counts)
-    # logit s = log(w / (min w + max w − w)), from differences of logs so that no power overflows.
-    low, high = log_weights.min(), log_weights.max()
-    weights = jnp.exp(log_weights - high)
-    return jnp.log(weights) - jnp.log1p(jnp.exp(low - high) - weights)
+    log_weights = log_weights - log_weights.max()
+    log_rest = jnp.log(-jnp.expm1(log_weights))  # log(1 − w), −inf for the largest
+    return log_weights - jnp.logaddexp(log_rest, log_weights.min())
 
 
 def class_probabilities(class_counts: ArrayLike, power: ArrayLike = 1.0) -> jax.Array:
@@ -97,7 +97,7 @@ def class_probabilities(class_counts: ArrayLike, power: ArrayLike = 1.0) -> jax.
         Kang et al., Decoupling Representation and Classifier (arXiv 1910.09217), Eqn. 1.
     """
     check_counts(class_counts)
-    counts = jnp.asarray(class_counts).astype(jnp.result_type(float))
+    counts = as_floats(class_counts)
     log_counts = jnp.log(jnp.where(counts > 0, counts, 1))
     return jax.nn.softmax(jnp.asarray(power, counts.dtype) * log_counts, where=counts > 0)
 
@@ -218,7 +218,8 @@ def straight_through_over_examples(
         gradient is the soft sample's.
 
     Raises:
-        ValueError: if shapes do not fit, labels are no integers, or T is not above 0.
+        ValueError: if shapes do not fit, labels are no integers or a known one is no class, or T
+            is not above 0.
 
     Example:
         >>> gumbel = jax.random.gumbel(jax.random.key(0), [2, 3])
@@ -235,6 +236,12 @@ def straight_through_over_examples(
         raise ValueError(f'example_labels: got {labels.dtype}, wanted integers')
     if gumbel.ndim != 2 or gumbel.shape[1:] != labels.shape:
         raise ValueError(f'gumbel: got shape {gumbel.shape}, wanted [batch, {labels.size}]')
+    known = concrete(example_labels)
+    if known is not None and known.size and (known.min() < 0 or known.max() >= psi.size):
+        raise ValueError(
+            f'example_labels: got values from {known.min()} to {known.max()}, wanted 0 to '
+            f'{psi.size - 1}'
+        )
     return _straight_through(jax.nn.log_sigmoid(psi)[labels], gumbel, temperature)
 
 
@@ -253,7 +260,8 @@ def draw_classes(key: jax.Array, class_probabilities: ArrayLike, batch_size: int
         >>> print(draw_classes(jax.random.key(0), jnp.array([0.0, 1.0]), batch_size=3))
         [1 1 1]
     """
-    return jax.random.categorical(key, jnp.log(class_probabilities), shape=(batch_size,))
+    logits = jnp.log(jnp.asarray(class_probabilities))
+    return jax.random.categorical(key, logits, shape=(batch_size,)).astype(jnp.int32)
 
 
 def examples_by_class(key: jax.Array, classes: ArrayLike, class_counts: ArrayLike) -> jax.Array:
@@ -269,20 +277,34 @@ def examples_by_class(key: jax.Array, classes: ArrayLike, class_counts: ArrayLik
         replacement.
 
     Raises:
-        ValueError: if counts are no whole numbers, or a known class to draw from is empty.
+        ValueError: if counts are no whole numbers or too many, or a known class to draw from is
+            empty or none.
 
     Example:
         >>> print(examples_by_class(jax.random.key(0), jnp.array([0, 1, 1]), [1, 1]))
         [0 1 1]
     """
     check_whole_counts(class_counts)
-    counts, classes = jnp.asarray(class_counts).astype(jnp.int32), jnp.asarray(classes)
+    known = concrete(class_counts)
+    if known is not None and known.sum() >= 2**31:
+        raise ValueError(f'class_counts: got {known.sum()} examples, wanted less than 2^31')
+    counts = jnp.asarray(class_counts).astype(jnp.int32)
+    known = concrete(classes)
+    classes = jnp.asarray(classes)
+    if not jnp.issubdtype(classes.dtype, jnp.integer):
+        raise ValueError(f'classes: got {classes.dtype}, wanted integers')
+    if known is not None and known.size and (known.min() < 0 or known.max() >= counts.size):
+        raise ValueError(
+            f'classes: got values from {known.min()} to {known.max()}, wanted 0 to '
+            f'{counts.size - 1}'
+        )
+    classes = classes.astype(jnp.int32)
     size = counts[classes]
     known = concrete(size)
     if known is not None and (known == 0).any():
         raise ValueError('classes: got a class without examples, wanted classes to draw from')
-    starts = jnp.cumsum(counts) - counts
-    return starts[classes] + jax.random.randint(key, size.shape, 0, size)
+    starts = (jnp.cumsum(counts) - counts).astype(jnp.int32)
+    return starts[classes] + jax.random.randint(key, size.shape, 0, size, jnp.int32)
 
 
 def stratified_classes(key: jax.Array, num_classes: int, batch_size: int) -> jax.Array:
@@ -333,7 +355,7 @@ def epoch_shuffle(key: jax.Array, step: ArrayLike, batch_size: int, num_examples
         Examples, ``[batch]``, int32, in 0..N − 1.
 
     Raises:
-        ValueError: if the batch is larger than an epoch.
+        ValueError: if the batch is larger than an epoch, or that is 2²⁶ examples or more.
 
     Example:
         >>> batches = [epoch_shuffle(jax.random.key(0), step, 2, 4) for step in range(2)]
@@ -344,11 +366,14 @@ def epoch_shuffle(key: jax.Array, step: ArrayLike, batch_size: int, num_examples
         raise ValueError(
             f'batch_size: got {batch_size}, wanted at most the {num_examples} examples'
         )
-    # Epoch and place by whole batches and remainders, so that step × B need not fit an int32.
+    if num_examples >= 2**26:
+        raise ValueError(f'num_examples: got {num_examples}, wanted less than 2^26')
+    # step × B = epoch × N + place by long division, four bits a time: the product need not fit.
     step = jnp.asarray(step).astype(jnp.int32)
-    period, rest = step // num_examples, step % num_examples
-    start = rest * batch_size
-    epoch, place = period * batch_size + start // num_examples, start % num_examples
+    epoch = place = jnp.zeros((), jnp.int32)
+    for bits in range(28, -1, -4):
+        place = 16 * place + ((step >> bits) & 15) * batch_size
+        epoch, place = 16 * epoch + place // num_examples, place % num_examples
     orders = jnp.concatenate(
         [jax.random.permutation(jax.random.fold_in(key, epoch + i), num_examples) for i in (0, 1)]
     )
@@ -369,10 +394,11 @@ def check_no_empty_class(class_counts: ArrayLike, *, name: str = 'class_counts')
 def _log_weights(psi: jax.Array, class_counts: ArrayLike) -> jax.Array:
     """Log n_j s_j, the unnormalised log probability of drawing class j."""
     check_counts(class_counts)
-    counts = jnp.asarray(class_counts).astype(psi.dtype)
+    counts = as_floats(class_counts)
     if counts.shape != psi.shape:
         raise ValueError(f'class_counts: got shape {counts.shape}, wanted that of psi, {psi.shape}')
-    return jnp.log(counts) + jax.nn.log_sigmoid(psi)
+    # The logarithm comes first, for float16 ends at 65504.
+    return jnp.log(counts).astype(psi.dtype) + jax.nn.log_sigmoid(psi)
 
 
 def _straight_through(

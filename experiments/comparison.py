@@ -4,17 +4,18 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import rich.box
 import rich.console
 import rich.table
 from ml_collections import ConfigDict
 
-from balms_jax import report
-from balms_jax.comparison import comparison_table, markdown_table
-from balms_jax.runs import read_run
+from balms_jax.report import comparison_table, markdown_table, read_run, write_report
 from balms_jax.training import job
-from balms_jax.training.methods import METHODS
 from balms_jax.training.progress import Progress
 from balms_jax.training.recipe import from_config
+
+# The page has more columns than a terminal.
+SHOWN = ('method', 'seeds', 'top-1 %', 'many %', 'medium %', 'few %', 'ECE %')
 
 
 def compare(
@@ -40,6 +41,7 @@ def compare(
         The page.
     """
     console = rich.console.Console(highlight=False, soft_wrap=True)
+    recipes = {method: from_config(config(method)) for method in methods}  # Refused now, or never.
     run_dirs = []
     for method in methods:
         for seed in seeds:
@@ -50,7 +52,7 @@ def compare(
             values = config(method)
             values.seed = seed
             backbone = folder / f'softmax-{seed}'
-            shares = METHODS[method].decoupled and (backbone / 'evaluation.json').exists()
+            shares = 'stage_2' in recipes[method].stages and (backbone / 'evaluation.json').exists()
             job.train(
                 from_config(values),
                 run_dir,
@@ -61,9 +63,10 @@ def compare(
     results = results or folder
     results.mkdir(parents=True, exist_ok=True)
     rows = comparison_table([read_run(run_dir) for run_dir in run_dirs])
-    table = rich.table.Table(*rows[0])
+    shown = [name for name in rows[0] if name in SHOWN]
+    table = rich.table.Table(*shown, box=rich.box.SIMPLE)
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*(row[name] for name in shown))
     console.print(table)
     (results / 'table.md').write_text(markdown_table(rows) + '\n')
     evaluations = {d.name: json.loads((d / 'evaluation.json').read_text()) for d in run_dirs}
@@ -71,6 +74,6 @@ def compare(
         for prior in evaluation.values():
             del prior['confusion_matrix'], prior['reliability']
     (results / 'evaluations.json').write_text(json.dumps(evaluations, indent=1) + '\n')
-    page = report.write_report(run_dirs, results / 'report.html')
+    page = write_report(run_dirs, results / 'report.html')
     console.print(f'page: {page}', markup=False)
     return page

@@ -1,13 +1,26 @@
 """Eight virtual CPU devices and strict numerics, before JAX is first used."""
 
 import os
+from pathlib import Path
 
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
 
 import jax
+import pytest
 
 jax.config.update('jax_platforms', 'cpu')
+# Many tests compile the same small programs: the second time they are read from here.
+jax.config.update('jax_compilation_cache_dir', str(Path(__file__).parents[1] / '.cache' / 'jax'))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture
+def standard_promotion():
+    """For tests that run optax's schedules or Flax's layers, which mix types themselves."""
+    with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
+        yield

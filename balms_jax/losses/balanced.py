@@ -214,7 +214,8 @@ def balanced_sigmoid_binary_cross_entropy(
         gradient, where a class with prior 0 is positive.
 
     Raises:
-        ValueError: if types or shapes do not fit, or a known prior lies outside 0..1.
+        ValueError: if types or shapes do not fit, a known prior lies outside 0..1 or a known
+            reference prior outside (0, 1), as 1/C does for a single class.
 
     Example:
         >>> logits, labels = jnp.zeros([1, 2]), jnp.array([[1.0, 0.0]])
@@ -235,9 +236,16 @@ def balanced_sigmoid_binary_cross_entropy(
     known = priors.concrete(prior)
     if known is not None and not np.all((known >= 0) & (known <= 1)):
         raise ValueError(f'prior: got {known.min()} to {known.max()}, wanted probabilities')
+    if reference_prior is None:
+        if num_classes == 1:
+            raise ValueError('reference_prior: got None for one class, wanted a number in (0, 1)')
+        reference_prior = 1 / num_classes
+    known = priors.concrete(reference_prior)
+    if known is not None and (known.ndim or not 0 < known < 1):
+        raise ValueError(f'reference_prior: got {known}, wanted a number in (0, 1)')
     dtype = _compute_dtype(logits)
     eta, labels, prior = logits.astype(dtype), labels.astype(dtype), prior.astype(dtype)
-    reference = jnp.asarray(1 / num_classes if reference_prior is None else reference_prior, dtype)
+    reference = jnp.asarray(reference_prior, dtype)
     shift = jnp.log(prior) - jnp.log1p(-prior) - (jnp.log(reference) - jnp.log1p(-reference))
     shift = jnp.broadcast_to(shift, eta.shape)
     if foreground is not None:
@@ -294,13 +302,13 @@ def change_prior(
         Menon et al. (arXiv 2007.07314), Eqn. 9; Hong et al. (arXiv 2012.00321), Eqn. 4.
     """
     logits = _float_logits(logits)
-    dtype = _compute_dtype(logits)
+    dtype, axes = _compute_dtype(logits), (logits.ndim - 1,)
     changed = logits.astype(dtype)
     if trained_log_prior is not None:
-        trained = _fitting_prior(trained_log_prior, logits, (logits.ndim - 1,), dtype)
+        trained = _fitting_prior(trained_log_prior, logits, axes, dtype, 'trained_log_prior')
         changed = changed - jnp.asarray(tau, dtype) * jnp.where(trained == -jnp.inf, 0, trained)
     if test_log_prior is not None:
-        changed = changed + _fitting_prior(test_log_prior, logits, (logits.ndim - 1,), dtype)
+        changed = changed + _fitting_prior(test_log_prior, logits, axes, dtype, 'test_log_prior')
     return changed.astype(logits.dtype)
 
 
@@ -315,7 +323,7 @@ class _Terms(NamedTuple):
 
     eta: jax.Array  # [..., classes]
     peak: jax.Array  # [..., 1]
-    shift: jax.Array  # [..., classes], of rank eta, each axis full or 1
+    shift: jax.Array  # [..., classes], of rank eta, each axis full or 1; at most 0
     emptiness: jax.Array  # like shift: 0, or −inf for an empty class
     where: jax.Array | None  # [..., classes] or [..., 1]
 
@@ -329,7 +337,7 @@ class _Terms(NamedTuple):
         where: ArrayLike | None,
     ) -> '_Terms':
         dtype = _compute_dtype(logits)
-        eta = _flatten_classes_last(logits, axes).astype(dtype)
+        eta = _flatten_classes_last(logits, axes)
         log_prior = _flatten_classes_last(_fitting_prior(log_prior, logits, axes, dtype), axes)
         tau = jnp.asarray(tau, dtype)
         if tau.ndim:
@@ -337,17 +345,15 @@ class _Terms(NamedTuple):
         is_empty = (log_prior == -jnp.inf) & (tau != 0)  # 0⁰ = 1: τ = 0 is plain softmax.
         emptiness = jnp.where(is_empty, -jnp.inf, 0).astype(dtype)
         shift = tau * jnp.where(log_prior == -jnp.inf, 0, log_prior)
-        # A constant added to the prior changes nothing but the range in which exp neither
-        # overflows nor vanishes: place the head class near its upper end.
-        top = np.asarray(0.8 * np.log(float(jnp.finfo(dtype).max)) - np.log(eta.shape[-1]), dtype)
-        shift = shift + (top - jax.lax.stop_gradient((shift + emptiness).max(-1, keepdims=True)))
+        # The prior's scale is free: its head class is placed at 0.
+        shift = shift - jax.lax.stop_gradient((shift + emptiness).max(-1, keepdims=True))
         if where is not None:
             where = jnp.asarray(where)
             if where.ndim != logits.ndim:
                 where = jnp.expand_dims(where, axes)
             where = _flatten_classes_last(where, axes)
-        peak = _peak(_flatten_classes_last(logits, axes), emptiness, where).astype(dtype)
-        return cls(eta, peak, shift, emptiness, where)
+        peak = _peak(eta, shift + emptiness, where)
+        return cls(eta.astype(dtype), peak, shift, emptiness, where)
 
     @property
     def centred(self) -> jax.Array:
@@ -355,29 +361,35 @@ class _Terms(NamedTuple):
 
     @property
     def log_normaliser(self) -> jax.Array:
-        """[...]; −inf where nothing is included."""
+        """[...]; 0 where nothing is included."""
         exponent = (self.eta - self.peak) + (self.shift + self.emptiness)
-        return jnp.log(jnp.sum(jnp.exp(exponent), -1, where=self.where))
+        total = jnp.sum(jnp.exp(exponent), -1, where=self.where)
+        return jnp.log(jnp.where(total == 0, 1, total))
 
 
-def _peak(eta: jax.Array, emptiness: jax.Array, where: jax.Array | None) -> jax.Array:
-    """The largest included logit, ``[..., 1]``, a constant; 0 where none is included.
+def _peak(eta: jax.Array, adjustment: jax.Array, where: jax.Array | None) -> jax.Array:
+    """What to subtract from the logits, ``[..., 1]``, a constant, that no exponent overflows.
 
-    Only where a class is empty must the maximum pass over some: XLA keeps a copy of the logits for
-    it, so the common case goes without.
+    The largest included logit does: the exponents are then at most 0, and the largest logit's is
+    that of its own prior. Only where a prior is so small that its exponential would vanish must the
+    maximum look at the prior. XLA keeps a copy of the logits for that, so the common case goes
+    without.
     """
-    eta, initial = jax.lax.stop_gradient(eta), None if where is None else -jnp.inf
+    eta, adjustment = jax.lax.stop_gradient((eta, adjustment))
+    initial = None if where is None else -jnp.inf
 
-    def largest(eta: jax.Array) -> jax.Array:
-        return jnp.max(eta, -1, keepdims=True, where=where, initial=initial)
+    def largest(array: jax.Array) -> jax.Array:
+        peak = jnp.max(array, -1, keepdims=True, where=where, initial=initial)
+        return jnp.where(jnp.isfinite(peak), peak, 0).astype(adjustment.dtype)
 
-    peak = jax.lax.cond(
-        jnp.any(emptiness != 0),
-        lambda eta: largest(eta + emptiness.astype(eta.dtype)),
-        largest,
-        eta,
-    )
-    return jnp.where(jnp.isfinite(peak), peak, 0)
+    def largest_adjusted(eta: jax.Array) -> jax.Array:
+        eta = eta.astype(adjustment.dtype)
+        emptiness = jnp.where(adjustment == -jnp.inf, -jnp.inf, 0).astype(eta.dtype)
+        possible = largest(eta + emptiness)
+        return possible + largest((eta - possible) + adjustment)
+
+    # Of 60, exp(−60) is a normal number, and what vanishes beside it, below exp(−87), is nothing.
+    return jax.lax.cond(jnp.any(adjustment < -60), largest_adjusted, largest, eta)
 
 
 def _zero_where_nothing(loss: jax.Array, where: jax.Array | None) -> jax.Array:
@@ -386,7 +398,7 @@ def _zero_where_nothing(loss: jax.Array, where: jax.Array | None) -> jax.Array:
 
 def _compute_dtype(logits: jax.Array) -> jnp.dtype:
     """Sixteen bits hold neither a sum over many classes nor the prior: they are widened."""
-    return jnp.promote_types(logits.dtype, jnp.float32)
+    return logits.dtype if jnp.finfo(logits.dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def _float_logits(logits: ArrayLike) -> jax.Array:
@@ -402,7 +414,10 @@ def _class_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     if not axes or any(not -ndim <= a < ndim for a in axes):
         raise ValueError(f'axis: got {axis}, wanted axes of logits of rank {ndim}')
-    return tuple(a % ndim for a in axes)
+    axes = tuple(a % ndim for a in axes)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f'axis: got {axis}, wanted each axis once')
+    return axes
 
 
 def _flatten_classes_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -427,35 +442,40 @@ def _integer_labels(labels: ArrayLike, logits: jax.Array, axes: tuple[int, ...])
         raise ValueError(
             f'labels: got values from {known.min()} to {known.max()}, wanted 0 to {num_classes - 1}'
         )
-    labels = labels.astype(jnp.int32)
+    labels = labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
     return jnp.where(labels < 0, num_classes, labels)  # A gather would wrap them around.
 
 
 def _fitting_prior(
-    log_prior: ArrayLike, logits: jax.Array, axes: tuple[int, ...], dtype: jnp.dtype
+    log_prior: ArrayLike,
+    logits: jax.Array,
+    axes: tuple[int, ...],
+    dtype: jnp.dtype,
+    name: str = 'log_prior',
 ) -> jax.Array:
     """The log prior at the logits' rank, checked."""
+    known = priors.concrete(log_prior)
+    if known is not None and np.any(np.isnan(known) | (known == np.inf)):
+        raise ValueError(f'{name}: got NaN or +inf, wanted finite numbers or -inf')
     log_prior = jnp.asarray(log_prior)
     class_shape = tuple(logits.shape[a] for a in axes)
+    known_axes: tuple[int, ...] | None = axes
     if log_prior.ndim != logits.ndim or log_prior.ndim == 1:
         if log_prior.shape != class_shape and log_prior.shape != (int(np.prod(class_shape)),):
             raise ValueError(
-                f'log_prior: got shape {log_prior.shape}, wanted [classes] = {class_shape} or one '
+                f'{name}: got shape {log_prior.shape}, wanted [classes] = {class_shape} or one '
                 f"that broadcasts to the logits' {logits.shape}"
             )
+        known_axes = None
         log_prior = log_prior.reshape(class_shape)
         others = tuple(a for a in range(logits.ndim) if a not in axes)
-        log_prior = jnp.expand_dims(log_prior.transpose(np.argsort(np.argsort(axes))), others)
+        log_prior = jnp.expand_dims(log_prior.transpose(np.argsort(axes)), others)
     fits = all(p in (1, size) for p, size in zip(log_prior.shape, logits.shape, strict=True))
     if not fits or any(log_prior.shape[a] != logits.shape[a] for a in axes):
         raise ValueError(
-            f"log_prior: got shape {log_prior.shape}, wanted one that broadcasts to the logits' "
+            f"{name}: got shape {log_prior.shape}, wanted one that broadcasts to the logits' "
             f'{logits.shape} and has every class'
         )
-    known = priors.concrete(log_prior)
-    if known is not None:
-        if np.any(np.isnan(known) | (known == np.inf)):
-            raise ValueError('log_prior: got NaN or +inf, wanted finite numbers or -inf')
-        if np.any(np.all(known == -np.inf, axis=axes)):
-            raise ValueError('log_prior: got -inf for every class, wanted one class with examples')
+    if known is not None and np.any(np.all(known == -np.inf, axis=known_axes)):
+        raise ValueError(f'{name}: got -inf for every class, wanted one class with examples')
     return log_prior.astype(dtype)

@@ -204,7 +204,16 @@ def _run_stages(
         scale=recipe.model.scale,
     )
     key = jax.random.key(recipe.seed)
-    finished: list[str] = []
+    all_checkpoints = {
+        name: Checkpoints(
+            records.workdir / 'checkpoints' / name,
+            keep=recipe.records.keep,
+            identity=_stage_identity(recipe, name, material),
+        )
+        for name in recipe.stages
+    }
+    steps_done = {name: each.latest_step for name, each in all_checkpoints.items()}
+    records.resume({name: step for name, step in steps_done.items() if step is not None})
     current: TrainState | None = None
     for index, (name, stage) in enumerate(recipe.stages.items()):
         stage_key = jax.random.fold_in(key, index)
@@ -214,21 +223,17 @@ def _run_stages(
         )
         if index == 0:
             write_json(records.workdir / 'run.json', facts(recipe, material, devices, fresh))
-        checkpoints = Checkpoints(
-            records.workdir / 'checkpoints' / name,
-            keep=recipe.records.keep,
-            identity=_stage_identity(recipe, name, material),
-        )
+        checkpoints, done = all_checkpoints[name], steps_done[name]
         try:
-            done = checkpoints.latest_step
             current = fresh if done is None else _place(devices, checkpoints.restore(fresh))
-            if done:
-                progress.say(f'{recipe.method} {name}: goes on from step {done}')
-            records.resume(name, -1 if done is None else done, finished)
-            if done != stage.steps:
-                loop = _loop(recipe, name, material, network, devices, rebalancer, current)
-                current = stages.run(loop, current, checkpoints, records, interruption, progress)
-            finished.append(name)
+            if done == stage.steps:
+                progress.say(f'{progress.title} {name}: finished before')
+                continue
+            if done is not None:
+                progress.say(f'{progress.title} {name}: goes on from step {done}')
+            records.begin(name)
+            loop = _loop(recipe, name, material, network, devices, rebalancer, current)
+            current = stages.run(loop, current, checkpoints, records, interruption, progress)
         finally:
             checkpoints.close()
     assert current is not None
@@ -297,8 +302,7 @@ def _loop(
             _extract(network, current, recipe, source, material.train_images, view)
             for view in range(stage.views)
         ]
-        train_inputs = np.stack(views)
-        meta_inputs = train_inputs
+        train_inputs = meta_inputs = np.stack(views)
         if stage.meta.source == 'redraw':
             meta_inputs = _extract(network, current, recipe, source, material.meta_images, 0)[None]
         test_inputs = _extract(network, current, recipe, source, source.test_images, 0)
@@ -455,14 +459,14 @@ def _class_weights(
 ) -> np.ndarray:
     """How much more often than instance-balanced a class is drawn, or its losses weigh."""
     if rebalancer is None:
-        drawn = steps.draw_probabilities(stage, tuple(counts.tolist()), current.step)
-        summary: dict[str, Any] = {'class_probabilities': drawn}
+        probabilities = steps.draw_probabilities(stage, tuple(counts.tolist()), current.step)
+        summary: dict[str, Any] = {'class_probabilities': probabilities}
     else:
         summary = rebalancer.summary(current.psi)
-    if 'loss_weights' in summary:
-        return np.asarray(summary['loss_weights'])
+    weights = np.asarray(summary.get('loss_weights', np.ones(counts.size)))
     share = counts / counts.sum()
-    return np.asarray(summary['class_probabilities']) / np.where(share > 0, share, 1)
+    drawn = np.asarray(summary.get('class_probabilities', share))
+    return weights * drawn / np.where(share > 0, share, 1)
 
 
 def _place(devices: Any, current: TrainState) -> TrainState:

@@ -37,13 +37,19 @@ class Progress:
             )
             with rich.progress.Progress(*columns, console=self.console) as bar:
                 task = bar.add_task(label, total=total, completed=start, rate='')
-                rate = _Rate(start, batch_size)
-                yield lambda step: bar.update(task, completed=step, rate=rate.text(step))
+                rate = _Rate(batch_size)
+
+                def advance(step: int) -> None:
+                    rate.note(step)
+                    bar.update(task, completed=step, rate=rate.text(step))
+
+                yield advance
             return
-        rate, last = _Rate(start, batch_size), time.monotonic()
+        rate, last = _Rate(batch_size), time.monotonic()
 
         def show(step: int) -> None:
             nonlocal last
+            rate.note(step)
             if step == total or time.monotonic() - last > SECONDS_BETWEEN_LINES:
                 last = time.monotonic()
                 self.say(
@@ -56,15 +62,18 @@ class Progress:
 class _Rate:
     """Since the first step was done, which is when everything had been compiled."""
 
-    def __init__(self, start: int, batch_size: int) -> None:
+    def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.first: tuple[int, float] | None = None
 
-    def per_second(self, step: int) -> float:
-        now = time.monotonic()
+    def note(self, step: int) -> None:
         if self.first is None:
-            self.first = (step, now)
-        return (step - self.first[0]) / max(now - self.first[1], 1e-9)
+            self.first = (step, time.monotonic())
+
+    def per_second(self, step: int) -> float:
+        if self.first is None or step == self.first[0]:
+            return 0.0
+        return (step - self.first[0]) / max(time.monotonic() - self.first[1], 1e-9)
 
     def text(self, step: int) -> str:
         return f'{self.per_second(step) * self.batch_size:.0f} images/s'

@@ -58,13 +58,11 @@ class Records:
         self._tensorboard_wanted = tensorboard
         self._board: Any = None
 
-    def resume(self, stage: str, step: int, finished_stages: list[str]) -> None:
-        """Drops what was recorded after a checkpoint, and opens the files to go on from there.
+    def resume(self, checkpointed: Mapping[str, int]) -> None:
+        """Drops what was recorded after the last checkpoints, and opens the files to go on.
 
         Args:
-            stage: the stage to go on with.
-            step: of its checkpoint; later lines of this stage are dropped.
-            finished_stages: whose lines are kept whole; other stages' are dropped.
+            checkpointed: the step of each stage's last checkpoint; a stage without one starts anew.
         """
         kept = []
         if self._metrics_path.exists():
@@ -73,9 +71,7 @@ class Records:
                     record = json.loads(line)
                 except ValueError:
                     continue  # Cut off by a kill.
-                if record['stage'] in finished_stages or (
-                    record['stage'] == stage and record['step'] <= step
-                ):
+                if record['step'] <= checkpointed.get(record['stage'], -1):
                     kept.append(line + '\n')
         _write_whole(self._metrics_path, ''.join(kept))
         self._metrics = open(self._metrics_path, 'a', encoding='utf-8')  # noqa: SIM115
@@ -83,7 +79,10 @@ class Records:
             from tensorboardX import SummaryWriter
 
             self._board = SummaryWriter(str(self.workdir / 'tensorboard'))
-        self._stage, self._offset = stage, 0
+
+    def begin(self, stage: str) -> None:
+        """Names the stage of the lines to come."""
+        self._stage = stage
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Appends a line to metrics.jsonl and its numbers to TensorBoard."""

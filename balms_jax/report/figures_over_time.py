@@ -17,7 +17,7 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from balms_jax.figure_style import (
+from balms_jax.report.figure_style import (
     COUNT_COLORS,
     FAINT,
     HALF,
@@ -99,7 +99,8 @@ def loss_curves(losses: Curves, meta_losses: Curves, colors: Colors, stages: Sta
         ls='--',
     )
     time_axis(axes, stages, *(steps for curves in losses.values() for steps, _ in curves))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel('training loss (nats)')

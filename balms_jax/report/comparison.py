@@ -8,18 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from balms_jax.runs import SHOT_GROUPS, Run, shot_mask
+from balms_jax.report.runs import SHOT_GROUPS, Run, shot_mask
 
 METHOD_NAMES = {
     'softmax': 'Softmax',
+    'softmax_cbs': 'Softmax + CBS',
     'softmax_decoupled': 'Softmax, decoupled',
+    'softmax_decoupled_cbs': 'Softmax, decoupled + CBS (cRT)',
+    'softmax_decoupled_meta_sampler': 'Softmax, decoupled + Meta Sampler',
     'balanced_softmax': 'Balanced Softmax',
-    'balanced_softmax_decoupled': 'Balanced Softmax, decoupled',
     'balanced_softmax_quarter': 'Balanced Softmax ¼',
+    'balanced_softmax_decoupled': 'Balanced Softmax, decoupled',
+    'balanced_softmax_decoupled_cbs': 'Balanced Softmax, decoupled + CBS',
     'balanced_softmax_quarter_decoupled': 'Balanced Softmax ¼, decoupled',
+    'balanced_softmax_quarter_decoupled_meta_sampler': 'Balanced Softmax ¼ + Meta Sampler',
+    'meta_reweighter': 'Balanced Softmax + Meta Reweighter',
     'balms': 'BALMS',
     'balms_end_to_end': 'BALMS, end to end',
-    'meta_reweighter': 'Meta Reweighter',
 }
 DATASET_NAMES = {'cifar10': 'CIFAR-10', 'cifar100': 'CIFAR-100', 'digits': 'digits'}
 
@@ -162,7 +167,7 @@ def format_statistic(group: Replicates, field: str, prior: str = 'uniform') -> s
     scale, digits = (100, 1) if field in _IN_PERCENT else (1, 2)
     if not math.isfinite(mean):
         return '–'
-    text = f'{scale * mean:.{digits}f}'.replace('-', '−')
+    text = f'{round(scale * mean, digits) + 0.0:.{digits}f}'.replace('-', '−')  # + 0: no −0.
     return text + (f' ± {scale * deviation:.{digits}f}' if math.isfinite(deviation) else '')
 
 

@@ -6,8 +6,14 @@ from html import escape
 
 import numpy as np
 
-from balms_jax.comparison import COLUMNS, Replicates, absent_groups, format_statistic, in_words
-from balms_jax.runs import Run
+from balms_jax.report.comparison import (
+    COLUMNS,
+    Replicates,
+    absent_groups,
+    format_statistic,
+    in_words,
+)
+from balms_jax.report.runs import Run
 
 _LOWER_IS_BETTER = {'negative_log_likelihood', 'expected_calibration_error'}
 _HEADINGS = {

@@ -29,6 +29,7 @@ h2 { font-size: 1.3rem; font-weight: 600; margin: 3rem 0 1rem; break-after: avoi
 table { border-collapse: collapse; font-size: .86rem; width: 100%;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .5em .65em; text-align: left; vertical-align: baseline; }
+thead td { border-bottom: 1px solid var(--ink); }
 thead th { font-weight: 500; color: var(--soft); border-bottom: 1px solid var(--ink);
   vertical-align: bottom; line-height: 1.25; }
 tbody tr { border-bottom: 1px solid var(--line); }
@@ -36,11 +37,11 @@ tbody th { font-weight: 600; }
 th:first-child, td:first-child { padding-left: 0; }
 .number { text-align: right; }
 .results { font-size: .83rem; }
-.results th, .results td { padding: .5em .5em; }
+.results th, .results td { padding: .5em .4em; }
 .results th:first-child { padding-left: 0; }
 .number, .results tbody th { white-space: nowrap; }
 .results small { display: block; font-weight: 400; color: var(--soft); }
-.results td.text { color: var(--soft); min-width: 9em; }
+.results td.text { color: var(--soft); min-width: 8em; }
 .swatch { display: inline-block; width: .72em; height: .72em; border-radius: 50%;
   margin-right: .55em; }
 table.facts { color: inherit; }
@@ -61,7 +62,7 @@ summary { cursor: pointer; color: var(--soft); }
 pre, code { font-family: var(--mono); font-size: .92em; }
 pre { overflow-x: auto; font-size: .8rem; line-height: 1.45; }
 footer { margin-top: 3.5rem; color: var(--soft); font-size: .8rem; overflow-wrap: anywhere; }
-@media (max-width: 760px) {
+@media screen and (max-width: 760px) {
   main { padding: 28px 16px 48px; }
   h1 { font-size: 1.6rem; }
   .figures { grid-template-columns: 1fr; }

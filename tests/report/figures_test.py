@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from balms_jax import figure_style, figures, figures_over_time
+from balms_jax.report import figure_style, figures, figures_over_time
 
 COUNTS = np.array([5, 500, 50])  # On purpose not sorted.
 NAMES = ['rare', 'frequent', 'middle']

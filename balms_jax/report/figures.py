@@ -15,7 +15,7 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from balms_jax.figure_style import (
+from balms_jax.report.figure_style import (
     BACKDROP,
     FAINT,
     HALF,

@@ -1,7 +1,6 @@
 """The figures of a page, with captions and alternative texts."""
 
 import base64
-import itertools
 import math
 from collections.abc import Sequence
 from html import escape
@@ -9,10 +8,10 @@ from html import escape
 import numpy as np
 from matplotlib.figure import Figure
 
-from balms_jax import figures, figures_over_time
-from balms_jax.comparison import Replicates, absent_groups, in_words
-from balms_jax.figure_style import HALF, Stages, svg
-from balms_jax.runs import SHOT_GROUPS, shot_mask
+from balms_jax.report import figures, figures_over_time
+from balms_jax.report.comparison import Replicates, absent_groups, in_words
+from balms_jax.report.figure_style import HALF, svg
+from balms_jax.report.runs import SHOT_GROUPS, shot_mask
 
 
 class ProblemFigures:
@@ -38,10 +37,10 @@ class ProblemFigures:
         """One curve a seed by label, of the groups that have the field."""
         found = {}
         for group in self.groups:
-            series = [run.series(kind, field) for run in group.runs]
-            series = [(steps, values) for steps, values in series if np.isfinite(values).any()]
-            if series:
-                found[group.label] = series
+            curves = [_curve(run.series_by_stage(kind, field)) for run in group.runs]
+            curves = [(steps, values) for steps, values in curves if np.isfinite(values).any()]
+            if curves:
+                found[group.label] = curves
         return found
 
     def accuracy(self) -> list[str]:
@@ -192,14 +191,8 @@ class ProblemFigures:
     def training(self) -> list[str]:
         """Losses, calibration and confusions."""
         items = []
-        losses = {
-            label: [_smooth(*curve, self.stages) for curve in curves]
-            for label, curves in self.curves('train', 'loss').items()
-        }
-        meta_losses = {
-            label: [_smooth(*curve, self.stages) for curve in curves]
-            for label, curves in self.curves('train', 'meta_loss').items()
-        }
+        losses = self.curves('train', 'loss')
+        meta_losses = self.curves('train', 'meta_loss')
         if losses:
             figure = figures_over_time.loss_curves(losses, meta_losses, self.colors, self.stages)
             caption = (
@@ -246,23 +239,21 @@ class ProblemFigures:
         return []
 
 
-def _smooth(
-    steps: np.ndarray, values: np.ndarray, stages: Stages, spans: int = 120
+def _curve(
+    stages: Sequence[tuple[np.ndarray, np.ndarray]], spans: int = 120
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Means over short spans of steps, never over the border of two stages, where lines break."""
-    edges = np.cumsum([0, *(length for _, length in stages)])
-    reached = steps.max()
-    xs, ys = [], []
-    for low, high in itertools.pairwise(edges):
-        inside = np.flatnonzero((steps > low) & (steps <= high))
-        wanted = max(int(spans * (high - low) / reached), 1)
-        parts = [
-            part for part in np.array_split(inside, min(wanted, len(inside) or 1)) if len(part)
-        ]
-        if parts:
-            xs += [*(steps[part].mean() for part in parts), steps[inside[-1]]]
-            ys += [*(values[part].mean() for part in parts), math.nan]
-    return np.array(xs), np.array(ys)
+    """Joins the stages' steps and values, with NaN between them so that the line breaks.
+
+    Where there are more values than spans, each span's mean stands for it.
+    """
+    total = sum(len(steps) for steps, _ in stages)
+    joined: tuple[list[float], list[float]] = [], []
+    for steps, values in stages:
+        number = max(min(round(spans * len(steps) / total), len(steps)), 1)
+        for line, array in zip(joined, (steps, values), strict=True):
+            pieces = np.array_split(array, number if total > spans else len(array))
+            line += [*(piece.mean() for piece in pieces), math.nan]
+    return np.array(joined[0]), np.array(joined[1])
 
 
 def _figure(figure: Figure, caption: str, alt: str) -> str:

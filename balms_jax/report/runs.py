@@ -114,6 +114,14 @@ class Run:
         lines = [line for line in self.metrics.get(kind, []) if field in line]
         return np.array([line['at'] for line in lines]), np.array([line[field] for line in lines])
 
+    def series_by_stage(self, kind: str, field: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """As :meth:`series`, apart for each stage that has the field."""
+        steps, values = self.series(kind, field)
+        stages = [line['stage'] for line in self.metrics.get(kind, []) if field in line]
+        ends = [i for i, pair in enumerate(itertools.pairwise(stages), 1) if pair[0] != pair[1]]
+        parts = zip(np.split(steps, ends), np.split(values, ends), strict=True)
+        return [part for part in parts if len(part[0])]
+
 
 def read_run(path: Path | str) -> Run:
     """Reads and checks a run directory.
@@ -179,7 +187,7 @@ def _read_metrics(file: Path, facts: dict[str, Any]) -> dict[str, list[dict[str,
     offsets = {stage['name']: start for stage, start in zip(facts['stages'], starts, strict=False)}
     lines = _read_text(file).split('\n') if file.exists() else []
     # What follows the last newline is empty, or what a killed run was writing.
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+    found: dict[tuple[str, int, int], dict[str, Any]] = {}
     for number, text in enumerate(lines[:-1], start=1):
         where = f'{file}, line {number}'
         line = _parse_object(text, where)
@@ -188,11 +196,13 @@ def _read_metrics(file: Path, facts: dict[str, Any]) -> dict[str, list[dict[str,
             raise RunError(f"{where}: wanted a 'kind' in words and a whole 'step'")
         if stage not in offsets:
             raise RunError(f'{where}: stage {stage!r} is not one of run.json: {[*offsets]}')
-        at = offsets[stage] + step
-        # A resumed run may have repeated some steps: the later line holds.
-        found[kind, at] = {**_checked(line, len(facts['class_counts']), where), 'at': at}
+        # A resumed run may have repeated some steps: the later line holds. Step 0 of a stage and
+        # the last step before it are two, though as many steps were taken.
+        record = _checked(line, len(facts['class_counts']), where)
+        record['at'] = offsets[stage] + step
+        found[kind, [*offsets].index(stage), step] = record
     metrics: dict[str, list[dict[str, Any]]] = {}
-    for (kind, _), line in sorted(found.items(), key=lambda item: item[0]):
+    for (kind, _, _), line in sorted(found.items(), key=lambda item: item[0]):
         metrics.setdefault(kind, []).append(line)
     return metrics
 

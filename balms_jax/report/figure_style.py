@@ -158,10 +158,10 @@ def class_axis(axes: Axes, class_counts: np.ndarray, class_names: Sequence[str])
 
 def time_axis(axes: Axes, stages: Stages, *steps: np.ndarray) -> None:
     """Steps along x from the first stage with data on; stages divided and named above."""
-    reached = max((int(values.max()) for values in steps if len(values)), default=1)
-    earliest = min((int(values.min()) for values in steps if len(values)), default=1)
+    known = np.concatenate([values[np.isfinite(values)] for values in steps])
+    reached, earliest = (int(known.max()), int(known.min())) if known.size else (1, 0)
     starts = np.cumsum([0, *(length for _, length in stages)])
-    begin = starts[starts < earliest].max(initial=0)
+    begin = max(start for start in starts[:-1] if start == 0 or start <= earliest < reached)
     for (name, _), start, end in zip(stages, starts[:-1], starts[1:], strict=True):
         if not begin <= start < reached:
             continue

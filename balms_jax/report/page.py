@@ -4,11 +4,9 @@ The page is one HTML file with its figures inside. It opens by double click, nee
 no scripts, and the same runs always give the same bytes.
 """
 
-import argparse
 import json
 import math
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from html import escape
@@ -17,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from balms_jax.comparison import (
+from balms_jax.report.comparison import (
     DATASET_NAMES,
     Replicates,
     dataset_label,
@@ -26,11 +24,11 @@ from balms_jax.comparison import (
     in_words,
     problem,
 )
-from balms_jax.figure_style import method_colors
-from balms_jax.report_figures import ProblemFigures
-from balms_jax.report_style import CSS
-from balms_jax.report_tables import prior_table, results_table, run_table, unbroken
-from balms_jax.runs import SHOT_GROUPS, Run, RunError, read_run
+from balms_jax.report.figure_style import method_colors
+from balms_jax.report.runs import SHOT_GROUPS, Run, RunError, read_run
+from balms_jax.report.sections import ProblemFigures
+from balms_jax.report.style import CSS
+from balms_jax.report.tables import prior_table, results_table, run_table, unbroken
 
 
 def write_report(run_dirs: Sequence[Path | str], output: Path | str | None = None) -> Path:
@@ -213,33 +211,3 @@ def _config(group: Replicates) -> str:
 
 def _folders(runs: Sequence[Run]) -> str:
     return in_words(dict.fromkeys(run.path.name for run in runs))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; the exit code: 0, or 2 where a run or the output is unusable."""
-    parser = argparse.ArgumentParser(
-        prog='python -m balms_jax.report',
-        description='Writes one self-contained HTML page about one or several training runs.',
-    )
-    parser.add_argument('runs', nargs='+', metavar='RUN', help='run directory')
-    parser.add_argument(
-        '--output',
-        metavar='PAGE.html',
-        help='the page; default: report.html in the run directory, or in the innermost '
-        'directory that holds all runs',
-    )
-    options = parser.parse_args(arguments)
-    try:
-        output = write_report(options.runs, options.output)
-    except RunError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f'error: the page cannot be written: {error}', file=sys.stderr)
-        return 2
-    print(output)
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balms_jax import comparison, report, runs
+from balms_jax import report
+from balms_jax.report import comparison, runs
+from balms_jax.report.__main__ import main
+from balms_jax.report.page import finding as finding_of
 
 # How each synthetic method behaves: final gain for rare classes, gradient-weight exponent.
 BEHAVIOUR = {'softmax': (0.0, 0.0), 'balanced_softmax': (0.3, -0.8), 'balms': (0.4, -1.0)}
@@ -272,6 +275,17 @@ def test_steps_of_later_stages_follow_the_earlier_ones(tmp_path):
     assert steps.tolist() == [*range(61, 81)]
 
 
+def test_start_of_a_stage_does_not_replace_the_end_of_the_last(tmp_path):
+    # A fresh classifier is evaluated at step 0, after as many steps as the stage before it.
+    run = write_run(tmp_path / 'run')
+    with open(run / 'metrics.jsonl', 'a') as file:
+        line = {'kind': 'evaluation', 'stage': 'stage_2', 'step': 0, 'top1': 0.1}
+        file.write(json.dumps(line) + '\n')
+    first, second = runs.read_run(run).series_by_stage('evaluation', 'top1')
+    assert first[0][-1] == second[0][0] == 60
+    assert first[1][-1] > second[1][0] == 0.1
+
+
 @pytest.mark.parametrize(
     ('file', 'text', 'complaint'),
     [
@@ -306,7 +320,7 @@ def test_broken_run_is_refused_with_its_file_named(tmp_path, capsys, file, text,
         (run / file).write_text(text)
     page = tmp_path / 'page.html'
     page.write_text('an earlier page')
-    assert report.main([str(run), '--output', str(page)]) == 2
+    assert main([str(run), '--output', str(page)]) == 2
     message = capsys.readouterr().err
     assert re.search(complaint, message)
     assert str(run) in message
@@ -317,7 +331,7 @@ def test_broken_run_is_refused_with_its_file_named(tmp_path, capsys, file, text,
 
 def test_missing_output_folder_is_one_line(tmp_path, capsys):
     run = write_run(tmp_path / 'run')
-    assert report.main([str(run), '--output', str(tmp_path / 'absent' / 'page.html')]) == 2
+    assert main([str(run), '--output', str(tmp_path / 'absent' / 'page.html')]) == 2
     assert capsys.readouterr().err.count('\n') == 1
 
 
@@ -328,7 +342,7 @@ def finding(folder: Path, top1: dict[str, list[float]]) -> str:
         for method, values in top1.items()
         for seed, value in enumerate(values)
     ]
-    return report.finding(comparison.group_runs(made))
+    return finding_of(comparison.group_runs(made))
 
 
 def test_finding_names_the_best_and_the_next(tmp_path):

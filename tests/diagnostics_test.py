@@ -1,0 +1,183 @@
+"""Effective weights have the exponents of method and sampler; calibration is the plain sum."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from balms_jax import diagnostics
+from balms_jax.losses import balanced_softmax_cross_entropy_with_integer_labels
+
+COUNTS = np.array([1000, 200, 50, 5])
+LOG_COUNTS = np.log(COUNTS).astype(np.float32)
+LABELS = jnp.array([0, 1, 2, 3, 0, 0])
+
+
+def exponent(logits, **options):
+    log_prior = options.pop('log_prior', LOG_COUNTS)
+    weights = diagnostics.effective_gradient_weights(logits, LABELS, log_prior, **options)
+    return diagnostics.gradient_weight_exponent(weights, COUNTS)
+
+
+EQUAL = jnp.zeros((6, 4))
+ZERO_LOSS = 100 * jax.nn.one_hot(LABELS, 4)
+CLASS_BALANCED = COUNTS.sum() / (4 * COUNTS)  # q/π
+
+
+@pytest.mark.parametrize('constant', [0.0, 1000.0])
+def test_the_exponents_of_over_balance(constant):
+    # Between 1 and 1/n for Balanced Softmax, another 1/n by class-balanced sampling.
+    log_prior = LOG_COUNTS + np.float32(constant)
+    assert exponent(EQUAL, log_prior=log_prior) == pytest.approx(0, abs=1e-4)
+    assert exponent(ZERO_LOSS, log_prior=log_prior) == pytest.approx(-1, abs=1e-4)
+    both = exponent(ZERO_LOSS, log_prior=log_prior, class_weights=CLASS_BALANCED)
+    assert both == pytest.approx(-2, abs=1e-4)
+    assert -1 < exponent(ZERO_LOSS / 30, log_prior=log_prior) < 0
+
+
+def test_plain_softmax_is_unbalanced_and_sampling_balances_it():
+    for logits in (EQUAL, ZERO_LOSS):
+        assert exponent(logits, tau=0) == pytest.approx(0, abs=1e-5)
+        balanced = exponent(logits, tau=0, class_weights=CLASS_BALANCED)
+        assert balanced == pytest.approx(-1, abs=1e-5)
+
+
+def test_the_exponent_follows_tau():
+    assert exponent(ZERO_LOSS, tau=0.25) == pytest.approx(-0.25, abs=1e-4)
+
+
+def test_weights_by_hand():
+    # n = 9 and 1, φ = (2/3, 1/3): ω = 5 / (9 · 2/3 + 1/3).
+    weights = diagnostics.effective_gradient_weights(
+        jnp.log(jnp.array([[2.0, 1.0]])), jnp.array([1]), jnp.log(jnp.array([9.0, 1.0]))
+    )
+    np.testing.assert_allclose(weights, [np.nan, 15 / 19], rtol=1e-5)
+
+
+def test_weights_are_ratios_of_gradients():
+    # ∂ℓ/∂η at a negative, Balanced Softmax' over plain softmax', is n_j ω / mean n.
+    logits = jax.random.normal(jax.random.key(0), (1, 4))
+    weights = diagnostics.effective_gradient_weights(logits, jnp.array([2]), LOG_COUNTS)
+
+    def gradient(log_prior):
+        def loss(logits):
+            return balanced_softmax_cross_entropy_with_integer_labels(
+                logits, jnp.array(2), log_prior
+            )
+
+        return jax.grad(loss)(logits[0])
+
+    ratio = gradient(LOG_COUNTS) / gradient(np.zeros(4))
+    expected = np.asarray(ratio) * COUNTS.mean() / COUNTS
+    for negative in (0, 1, 3):
+        assert weights[2] == pytest.approx(float(expected[negative]), rel=1e-4)
+
+
+def test_weights_are_means_over_the_examples_of_a_class():
+    logits = jax.random.normal(jax.random.key(0), (6, 4))
+    weights = diagnostics.effective_gradient_weights(logits, LABELS, LOG_COUNTS)
+    alone = [
+        diagnostics.effective_gradient_weights(logits[i : i + 1], LABELS[i : i + 1], LOG_COUNTS)[0]
+        for i in (0, 4, 5)
+    ]
+    assert weights[0] == pytest.approx(float(np.mean(alone)), rel=1e-5)
+
+
+@pytest.mark.parametrize('tau', [0, 0.0, 1.0])
+def test_an_empty_class_leaves_the_others_their_weights(tau):
+    log_prior = jnp.log(jnp.array([9.0, 1.0, 0.0]))
+    weights = diagnostics.effective_gradient_weights(
+        jnp.zeros((2, 3)), jnp.array([0, 1]), log_prior, tau=tau
+    )
+    # ω = (10/3) / (9/3 + 1/3) at equal logits: 1, as without.
+    np.testing.assert_allclose(weights, [1, 1, np.nan], rtol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_sixteen_bit_logits_and_any_float_weights(dtype):
+    for class_weights in (np.arange(1, 5), np.arange(1.0, 5.0), jnp.arange(1.0, 5.0)):
+        weights = diagnostics.effective_gradient_weights(
+            EQUAL.astype(dtype), LABELS, LOG_COUNTS.astype(np.float64), class_weights=class_weights
+        )
+        np.testing.assert_allclose(weights, [1, 2, 3, 4], rtol=1e-5)
+
+
+def test_exponent_by_hand():
+    # The least-squares slope of log weights (0, 2, 1) on log counts (0, 1, 2) is 1/2.
+    slope = diagnostics.gradient_weight_exponent(np.exp([0, 2, 1]), np.exp([0, 1, 2]))
+    assert slope == pytest.approx(0.5, rel=1e-12)
+
+
+def test_the_exponent_leaves_out_what_has_no_logarithm():
+    weights = [np.nan, 1.0, 10.0, 0.0, np.inf, 5.0]
+    counts = [7, 100, 10, 3, 2, 0]
+    assert diagnostics.gradient_weight_exponent(weights, counts) == pytest.approx(-1, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ('weights', 'counts'), [([1, 2], [5, 5]), ([1, np.nan], [5, 6]), ([np.nan], [5]), ([], [])]
+)
+def test_no_slope_without_two_different_counts(weights, counts):
+    assert np.isnan(diagnostics.gradient_weight_exponent(weights, counts))
+
+
+def predictions(examples=200, classes=4):
+    keys = jax.random.split(jax.random.key(0), 3)
+    probabilities = jax.nn.softmax(2 * jax.random.normal(keys[0], (examples, classes)))
+    labels = jax.random.randint(keys[1], (examples,), 0, classes)
+    return probabilities, labels, jax.random.uniform(keys[2], (examples,))
+
+
+@pytest.mark.parametrize('bins', [1, 10, 15])
+@pytest.mark.parametrize('weighted', [False, True])
+def test_calibration_error_is_that_of_a_slow_loop(bins, weighted):
+    probabilities, labels, weights = predictions()
+    weights = weights if weighted else jnp.ones_like(weights)
+    confidence, accuracy, weight = np.zeros(bins), np.zeros(bins), np.zeros(bins)
+    for p, y, w in zip(
+        np.asarray(probabilities), np.asarray(labels), np.asarray(weights), strict=True
+    ):
+        place = min(int(p.max() * np.float32(bins)), bins - 1)
+        weight[place] += w
+        confidence[place] += w * p.max()
+        accuracy[place] += w * (p.argmax() == y)
+    sums = diagnostics.reliability(probabilities, labels, weights, bins)
+    for ours, theirs in zip(sums, (weight, confidence, accuracy), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    filled = weight > 0
+    gaps = np.abs(accuracy[filled] / weight[filled] - confidence[filled] / weight[filled])
+    expected = np.sum(weight[filled] / weight.sum() * gaps)
+    error = diagnostics.expected_calibration_error(sums)
+    assert error == pytest.approx(expected, rel=1e-4)
+
+
+def test_sums_add_over_batches_and_ignore_what_weighs_nothing():
+    probabilities, labels, weights = predictions()
+    weights = weights.at[150:].set(0)
+    whole = diagnostics.reliability(probabilities, labels, weights)
+    parts = [
+        diagnostics.reliability(probabilities[a:b], labels[a:b], weights[a:b])
+        for a, b in ((0, 60), (60, 150))
+    ]
+    for total, first, second in zip(whole, *parts, strict=True):
+        np.testing.assert_allclose(total, first + second, rtol=1e-4, atol=1e-6)
+
+
+def test_certainty_is_in_the_last_interval():
+    sums = diagnostics.reliability(jnp.array([[1.0, 0.0]]), jnp.array([1]), jnp.ones(1), bins=5)
+    np.testing.assert_array_equal(sums.weight, [0, 0, 0, 0, 1])
+    assert diagnostics.expected_calibration_error(sums) == 1
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
+def test_reliability_of_any_types(dtype):
+    probabilities = jnp.array([[0.75, 0.25], [0.25, 0.75]], dtype)
+    for weights in (np.array([1, 1]), np.array([True, True]), jnp.ones(2, dtype)):
+        sums = diagnostics.reliability(probabilities, np.array([0, 0]), weights, bins=2)
+        np.testing.assert_array_equal(sums, [[0, 2], [0, 1.5], [0, 1]])
+        assert diagnostics.expected_calibration_error(sums) == 0.25
+
+
+def test_no_examples_have_no_calibration_error():
+    sums = diagnostics.reliability(jnp.zeros((1, 2)), jnp.array([0]), jnp.zeros(1))
+    assert np.isnan(diagnostics.expected_calibration_error(sums))

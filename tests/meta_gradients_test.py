@@ -1,0 +1,305 @@
+"""The exact modes are one derivative computed in different orders; the closed form says which."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from balms_jax import losses, meta_gradients, models, priors, rebalancers
+
+pytestmark = pytest.mark.usefixtures('standard_promotion')
+
+CLASSES, FEATURES, BATCH = 4, 5, 12
+COUNTS = np.array([40, 20, 8, 2])
+EXACT = ('reverse', 'forward_over_reverse')
+
+
+def network(params, inputs):
+    hidden = jnp.tanh(inputs @ params['hidden'])
+    return hidden @ params['kernel'] + params['bias'][None, :]
+
+
+def train_loss(params, psi, batch, rebalancer):
+    inputs, draw = batch
+    log_prior = priors.log_prior(COUNTS.astype(np.float64))
+    values = losses.balanced_softmax_cross_entropy_with_integer_labels(
+        network(params, inputs), draw.classes, log_prior
+    )
+    return jnp.mean(rebalancer.weights(psi, draw, values) * values), inputs.sum()
+
+
+def meta_loss(params, batch):
+    inputs, labels = batch
+    values = optax.softmax_cross_entropy_with_integer_labels(network(params, inputs), labels)
+    return values.mean(), labels.sum()
+
+
+def problem(rebalancer, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 7)
+    params = {
+        'hidden': jax.random.normal(keys[0], (FEATURES, FEATURES)),
+        'kernel': jax.random.normal(keys[1], (FEATURES, CLASSES)),
+        'bias': jax.random.normal(keys[2], (CLASSES,)),
+    }
+    psi = jax.random.normal(keys[3], (CLASSES,))
+    batch = (
+        jax.random.normal(keys[4], (BATCH, FEATURES)),
+        rebalancer.draw(keys[5], psi, BATCH),
+    )
+    meta_batch = (
+        jax.random.normal(keys[6], (BATCH, FEATURES)),
+        jnp.arange(BATCH, dtype=jnp.int32) % CLASSES,
+    )
+    return psi, params, batch, meta_batch
+
+
+def frozen_hidden(optimizer):
+    return optax.multi_transform(
+        {'train': optimizer, 'freeze': optax.set_to_zero()},
+        {'hidden': 'freeze', 'kernel': 'train', 'bias': 'train'},
+    )
+
+
+OPTIMIZERS = {
+    'sgd': optax.sgd(0.3),
+    'momentum': optax.sgd(0.3, 0.9),
+    'nesterov': optax.sgd(0.3, 0.9, nesterov=True),
+    'weight_decay': optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.3, 0.9)),
+    'schedule': optax.sgd(optax.cosine_decay_schedule(0.3, 10), 0.9),
+    'adam': optax.adam(0.1),
+    'adamw': optax.adamw(0.1, weight_decay=0.1),
+    'clip': optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(0.3)),
+    'clip_adam': optax.chain(optax.clip_by_global_norm(0.01), optax.adam(0.1)),
+    'rmsprop': optax.rmsprop(0.1),
+    'frozen': frozen_hidden(optax.sgd(0.3, 0.9)),
+    'frozen_adam': frozen_hidden(optax.adam(0.1)),
+}
+REBALANCERS = {
+    'meta_sampler': rebalancers.meta_sampler(COUNTS),
+    'meta_sampler_examples': rebalancers.meta_sampler(COUNTS, estimator='examples'),
+    'meta_reweighter': rebalancers.meta_reweighter(COUNTS),
+}
+
+
+def take_step(mode, optimizer, rebalancer, warm_steps=0):
+    psi, params, batch, meta_batch = problem(rebalancer)
+    loss = functools.partial(train_loss, rebalancer=rebalancer)
+    step = jax.jit(meta_gradients.value_and_meta_grad(loss, meta_loss, optimizer, mode=mode))
+    out = step(psi, params, optimizer.init(params), batch, meta_batch)
+    for _ in range(warm_steps):
+        out = step(psi, out.params, out.opt_state, batch, meta_batch)
+    return out
+
+
+def reference(optimizer, rebalancer):
+    """Differentiates the whole step by jax.grad, as one would write it without this module."""
+    psi, params, batch, meta_batch = problem(rebalancer)
+    opt_state = optimizer.init(params)
+
+    def through_the_step(psi):
+        grads = jax.grad(lambda p: train_loss(p, psi, batch, rebalancer)[0])(params)
+        updates, _ = optimizer.update(grads, opt_state, params)
+        return meta_loss(optax.apply_updates(params, updates), meta_batch)[0]
+
+    return jax.jit(jax.grad(through_the_step))(psi)
+
+
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+@pytest.mark.parametrize('mode', EXACT)
+def test_exact_modes_equal_grad_through_the_written_out_step(mode, optimizer):
+    """They are the same derivative: only rounding may tell them apart, for any transformation."""
+    with jax.enable_x64(True):
+        rebalancer = rebalancers.meta_sampler(COUNTS)
+        out = take_step(mode, OPTIMIZERS[optimizer], rebalancer)
+        wanted = reference(OPTIMIZERS[optimizer], rebalancer)
+        assert jnp.linalg.norm(wanted) > 0
+        np.testing.assert_allclose(out.psi_grad, wanted, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize('name', REBALANCERS)
+def test_exact_modes_agree_for_every_rebalancer_after_some_steps(name):
+    """With momentum in the optimizer's state the update is no longer the first one."""
+    with jax.enable_x64(True):
+        outs = [
+            take_step(mode, OPTIMIZERS['nesterov'], REBALANCERS[name], warm_steps=3)
+            for mode in EXACT
+        ]
+        np.testing.assert_allclose(outs[0].psi_grad, outs[1].psi_grad, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize('mode', meta_gradients.MODES)
+@pytest.mark.parametrize('optimizer', ['nesterov', 'adamw', 'clip'])
+def test_the_real_step_is_the_plain_step(mode, optimizer):
+    """z has value 1, so the step that is differentiated is the one that training takes."""
+    with jax.enable_x64(True):
+        rebalancer, optimizer = REBALANCERS['meta_sampler'], OPTIMIZERS[optimizer]
+        _, params, batch, _ = problem(rebalancer)
+        out = take_step(mode, optimizer, rebalancer)
+
+        def plain(params):
+            values = losses.balanced_softmax_cross_entropy_with_integer_labels(
+                network(params, batch[0]), batch[1].classes, priors.log_prior(COUNTS)
+            )
+            return values.mean()
+
+        value, grads = jax.value_and_grad(plain)(params)
+        updates, opt_state = optimizer.update(grads, optimizer.init(params), params)
+        chex.assert_trees_all_close(out.params, optax.apply_updates(params, updates), rtol=1e-12)
+        chex.assert_trees_all_close(out.opt_state, opt_state, rtol=1e-12)
+        np.testing.assert_allclose(out.train_loss, value, rtol=1e-12)
+        assert float(out.train_aux) == float(batch[0].sum())
+
+
+@pytest.mark.parametrize('mode', EXACT)
+def test_closed_form_of_one_sgd_step(mode):
+    """∂L_meta/∂z_b = −(lr / B) ⟨∇L_meta(θ̃), ∇ℓ_b(θ)⟩, then ∂z_b/∂ψ by the soft sample."""
+    rate = 0.3
+    with jax.enable_x64(True):
+        rebalancer = REBALANCERS['meta_sampler_examples']
+        psi, params, batch, meta_batch = problem(rebalancer)
+        out = take_step(mode, optax.sgd(rate), rebalancer)
+        meta_grads = jax.grad(lambda p: meta_loss(p, meta_batch)[0])(out.params)
+        s, labels = jax.nn.sigmoid(psi), np.repeat(np.arange(CLASSES), COUNTS)
+        wanted = np.zeros(CLASSES)
+        for b in range(BATCH):
+
+            def one_loss(params, b=b):
+                return losses.balanced_softmax_cross_entropy_with_integer_labels(
+                    network(params, batch[0][b : b + 1])[0],
+                    batch[1].classes[b],
+                    priors.log_prior(COUNTS),
+                )
+
+            products = jax.tree.map(jnp.vdot, meta_grads, jax.grad(one_loss)(params))
+            dz = -rate / BATCH * sum(jax.tree.leaves(products))
+            soft = jax.nn.softmax(jax.nn.log_sigmoid(psi)[labels] + batch[1].gumbel[b])
+            mass = np.bincount(labels, np.asarray(soft), CLASSES)
+            drawn = soft[batch[1].examples[b]]
+            same = np.arange(CLASSES) == int(batch[1].classes[b])
+            wanted += np.asarray(dz * (1 - s) * drawn) * (same - mass)
+        np.testing.assert_allclose(out.psi_grad, wanted, rtol=1e-10)
+
+
+def test_psi_may_be_any_hyperparameter():
+    """Nothing in the product says that ψ weighs losses: here it is τ itself and a logit shift."""
+    with jax.enable_x64(True):
+        _, params, (inputs, draw), meta_batch = problem(REBALANCERS['meta_sampler'])
+        psi = {'tau': jnp.asarray(1.0), 'shift': jnp.linspace(0.0, 1.0, CLASSES)}
+
+        def loss(params, psi, batch):
+            logits = network(params, batch[0]) + psi['shift'][None, :]
+            return losses.balanced_softmax_cross_entropy_with_integer_labels(
+                logits, batch[1].classes, priors.log_prior(COUNTS), tau=psi['tau']
+            ).mean(), None
+
+        optimizer = optax.adamw(0.1)
+        outs = [
+            meta_gradients.value_and_meta_grad(loss, meta_loss, optimizer, mode=mode)(
+                psi, params, optimizer.init(params), (inputs, draw), meta_batch
+            )
+            for mode in EXACT
+        ]
+        chex.assert_trees_all_close(outs[0].psi_grad, outs[1].psi_grad, rtol=1e-10)
+        assert float(jnp.abs(outs[0].psi_grad['tau'])) > 0
+
+
+def test_finite_difference_is_close_on_a_smooth_network():
+    """A central difference errs by h², here far below the gradient, in double precision."""
+    with jax.enable_x64(True):
+        rebalancer = REBALANCERS['meta_sampler']
+        out = take_step('finite_difference', optax.sgd(0.3, 0.9), rebalancer)
+        wanted = reference(optax.sgd(0.3, 0.9), rebalancer)
+        np.testing.assert_allclose(out.psi_grad, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize('optimizer', ['adam', 'adamw', 'clip', 'clip_adam', 'frozen_adam'])
+@pytest.mark.parametrize('mode', meta_gradients.MODES)
+def test_a_dead_unit_does_not_make_the_gradient_nan(mode, optimizer):
+    """Its gradient is exactly 0, where the derivative of Adam's root and of a norm is 0/0."""
+    rebalancer = REBALANCERS['meta_sampler']
+    psi, params, batch, meta_batch = problem(rebalancer)
+    batch = (batch[0].at[:, 0].set(0.0), batch[1])  # The first input never speaks.
+    optimizer = OPTIMIZERS[optimizer]
+    loss = functools.partial(train_loss, rebalancer=rebalancer)
+    step = meta_gradients.value_and_meta_grad(loss, meta_loss, optimizer, mode=mode)
+    out = jax.jit(step)(psi, params, optimizer.init(params), batch, meta_batch)
+    assert np.all(np.isfinite(out.psi_grad))
+    assert np.any(out.psi_grad != 0)
+
+
+def test_unknown_mode_is_refused_by_name():
+    """The message must say what can be had instead."""
+    with pytest.raises(ValueError, match=r"mode: got 'backward', wanted one of reverse"):
+        meta_gradients.value_and_meta_grad(train_loss, meta_loss, optax.sgd(0.1), mode='backward')
+
+
+def resnet_step(mode, *, dtype, batch_size, image=32, depth='resnet32', optimizer=None):
+    """An end-to-end meta step of a CIFAR network, and the plain step beside it."""
+    net = models.build(depth, CLASSES)
+    key = jax.random.key(0)
+    images = jax.random.normal(key, (batch_size, image, image, 3), dtype)
+    params, stats = jax.jit(net.init)(key, images[:1])
+    params, stats = jax.tree.map(lambda x: x.astype(dtype), (params, stats))
+    optimizer = optimizer or optax.sgd(0.1, 0.9, nesterov=True)
+    rebalancer = REBALANCERS['meta_sampler']
+    psi = jnp.zeros(CLASSES, dtype)
+    draw = rebalancer.draw(key, psi, batch_size)
+    labels = jnp.arange(batch_size, dtype=jnp.int32) % CLASSES
+
+    def logits(params, images):
+        features, new_stats = net.features(params['backbone'], stats, images, True)
+        return net.logits(params['classifier'], features), new_stats
+
+    def train_loss(params, psi, batch):
+        images, draw = batch
+        out, new_stats = logits(params, images)
+        values = losses.balanced_softmax_cross_entropy_with_integer_labels(
+            out, draw.classes, priors.log_prior(COUNTS)
+        )
+        return jnp.mean(rebalancer.weights(psi, draw, values) * values), new_stats
+
+    def meta_loss(params, batch):
+        images, labels = batch
+        out, _ = logits(params, images)
+        return optax.softmax_cross_entropy_with_integer_labels(out, labels).mean(), None
+
+    def plain(params, opt_state, batch):
+        (value, new_stats), grads = jax.value_and_grad(
+            lambda p: train_loss(p, jax.lax.stop_gradient(psi), batch), has_aux=True
+        )(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, new_stats, value
+
+    step = meta_gradients.value_and_meta_grad(train_loss, meta_loss, optimizer, mode=mode)
+    arguments = (psi, params, optimizer.init(params), (images, draw), (images[::-1], labels))
+    return step, plain, arguments
+
+
+def test_exact_modes_agree_on_resnet32_in_double_precision():
+    """Batch norm in training mode couples the examples; the chain rule does not mind."""
+    with jax.enable_x64(True):
+        grads = []
+        for mode in EXACT:
+            step, _, arguments = resnet_step(mode, dtype=jnp.float64, batch_size=8)
+            grads.append(np.asarray(jax.jit(step)(*arguments).psi_grad))
+    relative = np.linalg.norm(grads[0] - grads[1]) / np.linalg.norm(grads[0])
+    assert relative < 1e-10
+
+
+@pytest.mark.parametrize('mode', EXACT)
+def test_compiled_cost_is_at_the_floor(mode):
+    """8 forward passes against 3 of the plain step, as the compiler counts them, and no copy more.
+
+    The floor is 8/3; a real step computed again would make it 11/3.
+    """
+    step, plain, arguments = resnet_step(mode, dtype=jnp.float32, batch_size=64, depth='resnet14')
+    meta = jax.jit(step).lower(*arguments).compile()
+    base = jax.jit(plain).lower(*arguments[1:4]).compile()
+    flops = meta.cost_analysis()['flops'] / base.cost_analysis()['flops']
+    memory = meta.memory_analysis().temp_size_in_bytes / base.memory_analysis().temp_size_in_bytes
+    assert 2.3 < flops <= 2.67
+    assert memory <= 1.75

@@ -1,0 +1,141 @@
+"""Counts, log priors and shot groups by hand, of any type and size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from balms_jax import priors
+
+COUNTS = np.array([500, 40, 7, 1])
+
+
+@pytest.mark.parametrize('dtype', ['int8', 'uint8', 'int16', 'int32', 'uint32', 'int64', 'uint64'])
+@pytest.mark.parametrize('wide', [False, True])
+def test_class_counts_of_any_integer_type(dtype, wide):
+    # 200 classes do not fit an int8, though these labels do.
+    labels = np.array([0, 127, 3, 127, 0, 127], dtype)
+    with jax.enable_x64(wide):
+        counts = priors.class_counts(labels, 200)
+        assert counts.dtype == jnp.int32
+        np.testing.assert_array_equal(counts, np.bincount(labels.astype(int), minlength=200))
+        traced = jax.jit(priors.class_counts, static_argnums=1)(labels, 200)
+        np.testing.assert_array_equal(traced, counts)
+
+
+def test_no_labels_are_no_examples():
+    np.testing.assert_array_equal(priors.class_counts(np.zeros(0, int), 3), [0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ('labels', 'num_classes', 'message'),
+    [
+        ([0.0, 1.0], 2, 'labels: got float32, wanted integers'),
+        ([0, 2], 2, 'labels: got values from 0 to 2, wanted 0 to 1'),
+        ([-1, 1], 2, 'labels: got values from -1 to 1'),
+        ([0], 0, 'num_classes: got 0'),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels, num_classes, message):
+    with pytest.raises(ValueError, match=message):
+        priors.class_counts(jnp.array(labels), num_classes)
+
+
+def test_log_prior_by_hand():
+    np.testing.assert_allclose(
+        priors.log_prior([6, 3, 0, 1]), [np.log(0.6), np.log(0.3), -np.inf, np.log(0.1)], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    'dtype',
+    ['int16', 'uint16', 'int32', 'int64', 'float16', 'bfloat16', 'float32', 'float64'],
+)
+def test_log_prior_of_any_type_is_of_the_default_float_type(dtype):
+    expected = np.log(np.array([512, 40, 7, 1]) / 560)
+    counts = np.array([512, 40, 7, 1]).astype(jnp.dtype(dtype))
+    for given in (counts, jnp.asarray(counts)):
+        log_prior = priors.log_prior(given)
+        assert log_prior.dtype == jnp.float32
+        np.testing.assert_allclose(log_prior, expected, rtol=1e-5)
+    with jax.enable_x64(True):
+        log_prior = priors.log_prior(counts)
+        assert log_prior.dtype == jnp.float64
+        np.testing.assert_allclose(log_prior, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize('scale', [1, 1000, 1e-30, 1e35, 1 / 548])
+def test_only_ratios_of_counts_matter(scale):
+    # Their sum in float32 would overflow at the largest scale.
+    scaled = (COUNTS * np.float64(scale)).astype(np.float32)
+    np.testing.assert_allclose(priors.log_prior(scaled), np.log(COUNTS / 548), rtol=1e-5)
+
+
+@pytest.mark.parametrize('counts', [[5_000_000_000, 5_000_000_000], [2**40, 2**40]])
+def test_counts_beyond_int32_do_not_wrap_around(counts):
+    np.testing.assert_allclose(priors.log_prior(np.array(counts)), [-np.log(2)] * 2, rtol=1e-6)
+
+
+def test_sixteen_bit_counts_do_not_overflow_in_their_sum():
+    counts = np.array([60_000, 60_000], np.float16)
+    np.testing.assert_allclose(priors.log_prior(counts), [-np.log(2)] * 2, rtol=1e-6)
+
+
+def test_a_log_prior_for_every_example():
+    batch = np.stack([COUNTS, COUNTS[::-1]])
+    log_priors = priors.log_prior(batch)
+    np.testing.assert_allclose(log_priors[0], priors.log_prior(COUNTS), rtol=1e-5)
+    np.testing.assert_allclose(log_priors[1], priors.log_prior(COUNTS)[::-1], rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(priors.log_prior)(batch), log_priors, rtol=1e-5)
+    np.testing.assert_allclose(jnp.exp(log_priors).sum(-1), 1, rtol=1e-6)
+
+
+BAD_COUNTS = [
+    ([5, -1], 'class_counts: got -1'),
+    ([5.0, np.nan], 'class_counts: got nan'),
+    ([5.0, np.inf], 'class_counts: got inf'),
+    ([], r'class_counts: got shape \(0,\)'),
+    (3, r'class_counts: got shape \(\)'),
+    ([0, 0], 'class_counts: got only empty classes'),
+    ([[1, 2], [0, 0]], 'class_counts: got only empty classes'),
+]
+
+
+@pytest.mark.parametrize(('counts', 'message'), BAD_COUNTS)
+def test_counts_that_are_no_counts_are_refused(counts, message):
+    for function in (priors.log_prior, priors.check_counts, priors.check_whole_counts):
+        with pytest.raises(ValueError, match=message):
+            function(np.array(counts))
+    with pytest.raises(ValueError, match=r'^meta_counts: got'):
+        priors.check_counts(np.array(counts), name='meta_counts')
+
+
+def test_fractions_are_no_whole_counts():
+    priors.check_whole_counts(np.array([2.0, 0.0]))
+    with pytest.raises(ValueError, match=r'class_counts: got 0\.5, wanted whole'):
+        priors.check_whole_counts(np.array([1.0, 0.5]))
+
+
+def test_shot_groups_at_their_borders():
+    groups = priors.shot_groups([101, 100, 20, 19, 0])
+    np.testing.assert_array_equal(groups.many, [True, False, False, False, False])
+    np.testing.assert_array_equal(groups.medium, [False, True, True, False, False])
+    np.testing.assert_array_equal(groups.few, [False, False, False, True, True])
+
+
+@pytest.mark.parametrize('dtype', ['int8', 'uint8', 'int32', 'int64', 'float32'])
+@pytest.mark.parametrize(('many', 'few'), [(100, 20), (1000, 500), (50.5, 2.5), (3, 3)])
+def test_every_class_is_in_one_shot_group(dtype, many, few):
+    # A border of 1000 does not fit an int8.
+    counts = np.array([0, 1, 3, 20, 100, 127], dtype)
+    groups = priors.shot_groups(counts, many, few)
+    np.testing.assert_array_equal(np.sum(groups, axis=0), 1)
+    np.testing.assert_array_equal(groups.many, counts.astype(float) > many)
+    np.testing.assert_array_equal(groups.few, counts.astype(float) < few)
+
+
+def test_shot_groups_refuse_borders_in_the_wrong_order():
+    with pytest.raises(ValueError, match='few: got 30, wanted at most many = 20'):
+        priors.shot_groups([1, 2], many=20, few=30)
+    with pytest.raises(ValueError, match='class_counts: got -1'):
+        priors.shot_groups([-1, 2])

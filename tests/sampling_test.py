@@ -1,0 +1,398 @@
+"""Draws have the probabilities, and their gradients the closed form, that the method states."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from balms_jax import sampling
+
+COUNTS = np.array([60, 25, 10, 5])
+PSI = np.array([-1.0, 0.5, 2.0, 0.0])
+LABELS = np.repeat(np.arange(4), COUNTS)
+# The chance of a false alarm of a right sampler, at fixed keys: once seen to pass, none.
+ALARM = 1e-3
+
+
+def assert_drawn_by(probabilities, drawn):
+    probabilities = np.asarray(probabilities, np.float64)
+    seen = np.bincount(np.asarray(drawn), minlength=probabilities.size)
+    assert not seen[probabilities == 0].any()
+    possible = probabilities > 0
+    expected = probabilities[possible] / probabilities.sum() * len(drawn)
+    assert scipy.stats.chisquare(seen[possible], expected).pvalue > ALARM
+
+
+# Rates and probabilities
+
+
+def test_rates_by_hand():
+    np.testing.assert_allclose(sampling.rates(jnp.array([0.0, np.log(3.0)])), [0.5, 0.75])
+
+
+@pytest.mark.parametrize('power', [0.0, 0.1, 0.3, 0.5, 1.0, 2.0, -0.5])
+def test_initial_psi_is_its_formula(power):
+    proportions = COUNTS / COUNTS.sum()
+    weights = proportions**-power
+    rates = weights / (weights.min() + weights.max())
+    for counts in (COUNTS, proportions, COUNTS.astype(np.int8)):
+        psi = sampling.initial_psi(counts, power)
+        np.testing.assert_allclose(sampling.rates(psi), rates, rtol=1e-5)
+    extremes = jnp.array([psi.min(), psi.max()])
+    assert extremes.sum() == pytest.approx(0, abs=1e-5)
+
+
+def test_initial_power_0_is_instance_balanced_and_1_class_balanced():
+    for power, expected in ((0.0, COUNTS / 100), (1.0, [0.25] * 4)):
+        psi = sampling.initial_psi(COUNTS, power)
+        probabilities = sampling.rated_class_probabilities(psi, COUNTS)
+        np.testing.assert_allclose(probabilities, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('power', [1.0, 5.0, 100.0, -100.0])
+@pytest.mark.parametrize('counts', [[10**9, 1], [1e30, 1e-30, 1.0], [1, 1]])
+def test_initial_psi_of_huge_powers_and_counts_is_finite(power, counts):
+    # Its ends are ± what spans the log weights, exact where 1 − s would be rounded to 0.
+    psi = sampling.initial_psi(np.array(counts), power)
+    assert jnp.all(jnp.isfinite(psi))
+    log_counts = np.log(np.array(counts, np.float64))
+    span = abs(power) * (log_counts.max() - log_counts.min())
+    np.testing.assert_allclose([psi.min(), psi.max()], [-span, span], rtol=1e-5)
+
+
+def test_initial_psi_needs_an_example_of_every_class_only_for_a_power():
+    np.testing.assert_array_equal(sampling.initial_psi([3, 0]), [0, 0])
+    with pytest.raises(ValueError, match='class_counts: class 1 has no example'):
+        sampling.initial_psi([3, 0], power=0.5)
+
+
+@pytest.mark.parametrize(
+    ('power', 'expected'),
+    [(1.0, [0.64, 0.36, 0.0]), (0.5, [8 / 14, 6 / 14, 0.0]), (0.0, [0.5, 0.5, 0.0])],
+)
+def test_class_probabilities_by_hand(power, expected):
+    counts = np.array([64, 36, 0])
+    np.testing.assert_allclose(sampling.class_probabilities(counts, power), expected, rtol=1e-6)
+    traced = jax.jit(sampling.class_probabilities)(counts, power)
+    np.testing.assert_allclose(traced, expected, rtol=1e-6)
+
+
+def test_class_probabilities_of_huge_powers_are_finite():
+    probabilities = sampling.class_probabilities(np.array([5_000_000_000, 3, 0]), 50.0)
+    np.testing.assert_array_equal(probabilities, [1, 0, 0])
+
+
+def test_progressive_draws_go_from_instances_to_classes():
+    counts = np.array([60, 40, 0])
+    progressive = sampling.progressive_class_probabilities
+    np.testing.assert_allclose(progressive(counts, 0.0), [0.6, 0.4, 0], rtol=1e-6)
+    np.testing.assert_allclose(progressive(counts, 1), [0.5, 0.5, 0], rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(progressive)(counts, 0.25), [0.575, 0.425, 0], rtol=1e-6)
+
+
+def test_rated_class_probabilities_by_hand():
+    # n s = 3 · 1/2 and 1 · 3/4.
+    probabilities = sampling.rated_class_probabilities(jnp.array([0.0, np.log(3.0)]), [3, 1])
+    np.testing.assert_allclose(probabilities, [2 / 3, 1 / 3], rtol=1e-6)
+    probabilities = sampling.rated_class_probabilities(
+        jnp.array([-1000.0, -1000.0, 9.0]), [3, 1, 0]
+    )
+    np.testing.assert_allclose(probabilities, [0.75, 0.25, 0], rtol=1e-4)
+
+
+# Draws
+
+
+@pytest.mark.parametrize('power', [0.0, 0.5, 1.0])
+def test_draws_have_their_probabilities(power):
+    probabilities = sampling.class_probabilities(np.append(COUNTS, 0), power)
+    drawn = sampling.draw_classes(jax.random.key(0), probabilities, 20_000)
+    assert drawn.dtype == jnp.int32
+    assert_drawn_by(probabilities, drawn)
+
+
+def test_draws_of_numpy_probabilities_and_under_x64_are_int32():
+    with jax.enable_x64(True):
+        drawn = sampling.draw_classes(jax.random.key(0), np.array([0.0, 1.0]), 3)
+        assert drawn.dtype == jnp.int32
+        examples = sampling.examples_by_class(jax.random.key(0), drawn, np.array([3, 2]))
+        assert examples.dtype == jnp.int32
+        assert sampling.stratified_classes(jax.random.key(0), 2, 4).dtype == jnp.int32
+        assert sampling.epoch_shuffle(jax.random.key(0), 1, 2, 4).dtype == jnp.int32
+        psi = jnp.zeros(2)
+        assert psi.dtype == jnp.float64
+        drawn, z = sampling.straight_through_over_classes(psi, [3, 2], jnp.zeros((1, 2)))
+        assert drawn.dtype == jnp.int32
+        assert z.dtype == jnp.float64
+
+
+@pytest.mark.parametrize('temperature', [0.1, 1.0, 10.0])
+def test_both_estimators_draw_the_classes_by_their_rates(temperature):
+    # The temperature softens the gradient's sample, never the draw.
+    probabilities = sampling.rated_class_probabilities(PSI.astype(np.float32), COUNTS)
+    gumbel = jax.random.gumbel(jax.random.key(1), (10_000, 4))
+    classes, _ = sampling.straight_through_over_classes(
+        PSI.astype(np.float32), COUNTS, gumbel, temperature
+    )
+    assert_drawn_by(probabilities, classes)
+    gumbel = jax.random.gumbel(jax.random.key(2), (10_000, 100))
+    examples, _ = sampling.straight_through_over_examples(
+        PSI.astype(np.float32), LABELS, gumbel, temperature
+    )
+    assert_drawn_by(probabilities, LABELS[examples])
+    # And the examples of a class by chance.
+    assert_drawn_by((np.asarray(probabilities) / COUNTS)[LABELS], examples)
+
+
+def estimator(name):
+    if name == 'classes':
+        return functools.partial(sampling.straight_through_over_classes, class_counts=COUNTS)
+    return functools.partial(sampling.straight_through_over_examples, example_labels=LABELS)
+
+
+@pytest.mark.parametrize('name', ['classes', 'examples'])
+@pytest.mark.parametrize('temperature', [0.5, 1.0, 3.0])
+def test_the_gradient_of_a_draw_is_the_closed_form(name, temperature):
+    # ∂z_b/∂ψ_j = (1 − s_j) p_b (1[y_b = j] − P_bj) / T.
+    outcomes = 4 if name == 'classes' else 100
+    classes_of = np.arange(4) if name == 'classes' else LABELS
+    with jax.enable_x64(True):
+        gumbel = jax.random.gumbel(jax.random.key(3), (16, outcomes), jnp.float64)
+        rates = 1 / (1 + np.exp(-PSI))
+        weights = COUNTS * rates if name == 'classes' else rates[LABELS]
+        scores = np.log(weights)[None] + np.asarray(gumbel)
+        soft = np.exp((scores - scores.max(1, keepdims=True)) / temperature)
+        soft /= soft.sum(1, keepdims=True)
+        mass = np.stack([soft[:, classes_of == j].sum(1) for j in range(4)], 1)
+        drawn = scores.argmax(1)
+        p = soft[np.arange(16), drawn]
+        is_class = classes_of[drawn][:, None] == np.arange(4)[None]
+        expected = (1 - rates)[None] * p[:, None] * (is_class - mass) / temperature
+
+        draw = estimator(name)
+        ours, _ = draw(psi=PSI, gumbel=gumbel, temperature=temperature)
+        np.testing.assert_array_equal(ours, drawn)
+        jacobian = jax.jacobian(
+            lambda psi: draw(psi=psi, gumbel=gumbel, temperature=temperature)[1]
+        )(jnp.asarray(PSI))
+        np.testing.assert_allclose(jacobian, expected, rtol=1e-12, atol=1e-12)
+        assert np.abs(expected).max() > 1e-3
+
+
+@pytest.mark.parametrize('name', ['classes', 'examples'])
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_the_value_of_a_draw_is_exactly_one(name, dtype):
+    # 1 + p − p, from left to right, is not: the real step would be weighted by rounding.
+    psi = jnp.asarray(PSI, dtype)
+    gumbel = jax.random.gumbel(jax.random.key(4), (512, 4 if name == 'classes' else 100), dtype)
+    draw = jax.jit(lambda psi: estimator(name)(psi=psi, gumbel=gumbel, temperature=0.7))
+    drawn, z = draw(psi)
+    assert z.dtype == dtype
+    assert drawn.dtype == jnp.int32
+    np.testing.assert_array_equal(z, jnp.ones_like(z))
+    assert jnp.any(jax.grad(lambda psi: draw(psi)[1][0])(psi) != 0)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize('counts', [[10**9, 10**9, 0], [5_000_000_000, 5_000_000_000, 0]])
+def test_huge_counts_and_empty_classes_are_drawn_with_finite_gradients(dtype, counts):
+    # float16 ends at 65504, an int32 at 2³¹.
+    gumbel = jax.random.gumbel(jax.random.key(5), (256, 3), dtype)
+
+    def draw(psi):
+        return sampling.straight_through_over_classes(psi, np.array(counts), gumbel)
+
+    psi = jnp.zeros(3, dtype)
+    drawn, z = draw(psi)
+    np.testing.assert_array_equal(z, jnp.ones_like(z))
+    assert_drawn_by([0.5, 0.5, 0], drawn)
+    gradient = jax.jacobian(lambda psi: draw(psi)[1])(psi)
+    assert jnp.all(jnp.isfinite(gradient))
+    np.testing.assert_array_equal(gradient[:, 2], 0)
+
+
+def draw_by_counts(counts, key):
+    class_key, noise_key, example_key = jax.random.split(key, 3)
+    probabilities = sampling.class_probabilities(counts, 0.5)
+    drawn = sampling.draw_classes(class_key, probabilities, 64)
+    gumbel = jax.random.gumbel(noise_key, (64, counts.size))
+    classes, z = sampling.straight_through_over_classes(jnp.zeros(counts.size), counts, gumbel)
+    return drawn, classes, z, sampling.examples_by_class(example_key, classes, counts)
+
+
+def test_draws_of_a_billion_examples_cost_what_a_hundred_do():
+    # Nothing the size of the data set is made: the compiled program is the same, but for numbers.
+    few = np.array([60, 0, 25, 15], np.int32)
+    many = few * 10_000_000
+    assert many.sum() == 10**9
+    memory = []
+    for counts in (few, many):
+        compiled = jax.jit(draw_by_counts).lower(counts, jax.random.key(0)).compile()
+        analysis = compiled.memory_analysis()
+        memory.append((analysis.temp_size_in_bytes, analysis.output_size_in_bytes))
+        drawn, classes, _, examples = compiled(counts, jax.random.key(0))
+        assert 1 not in drawn
+        assert 1 not in classes
+        np.testing.assert_array_equal(np.searchsorted(counts.cumsum(), examples, 'right'), classes)
+        assert float(examples.max()) > 0.8 * counts.sum()
+    assert memory[0] == memory[1]
+    assert memory[0][0] < 2**16
+
+
+def test_the_classes_drawn_do_not_depend_on_the_size_of_the_data_set():
+    few, many = (draw_by_counts(COUNTS * n, jax.random.key(0)) for n in (1, 10_000_000))
+    np.testing.assert_array_equal(few[0], many[0])
+    np.testing.assert_array_equal(few[1], many[1])
+
+
+def test_examples_are_uniform_within_their_class():
+    classes = np.repeat([2, 0, 3], 4000)
+    counts = np.array([5, 2, 8, 1])
+    examples = sampling.examples_by_class(jax.random.key(0), classes, counts)
+    assert_drawn_by(np.repeat([4000 / 5, 0, 4000 / 8, 4000], counts), examples)
+    np.testing.assert_array_equal(np.repeat(np.arange(4), counts)[examples], classes)
+
+
+@pytest.mark.parametrize('dtype', ['int8', 'uint8', 'int32', 'int64'])
+def test_examples_of_any_integer_type_of_classes(dtype):
+    # 130 classes of 3: an int8 counts neither them nor their examples.
+    classes = np.array([0, 100, 127], dtype)
+    examples = sampling.examples_by_class(jax.random.key(0), classes, np.full(130, 3, dtype))
+    np.testing.assert_array_equal(examples // 3, classes)
+
+
+@pytest.mark.parametrize(
+    ('classes', 'counts', 'message'),
+    [
+        ([0], [1.5, 2], r'class_counts: got 1\.5, wanted whole'),
+        ([0], [2_000_000_000, 2_000_000_000], 'class_counts: got 4000000000 examples'),
+        ([0, 1], [3, 0], 'classes: got a class without examples'),
+        ([0, 2], [3, 1], 'classes: got values from 0 to 2, wanted 0 to 1'),
+        ([-1, 0], [3, 1], 'classes: got values from -1 to 0'),
+        ([0.0], [3, 1], 'classes: got float32, wanted integers'),
+    ],
+)
+def test_examples_that_do_not_exist_are_refused(classes, counts, message):
+    with pytest.raises(ValueError, match=message):
+        sampling.examples_by_class(jax.random.key(0), np.array(classes), np.array(counts))
+
+
+# Batches
+
+
+@pytest.mark.parametrize(('num_classes', 'batch_size'), [(5, 5), (5, 12), (5, 10), (1, 3), (7, 13)])
+def test_stratified_counts_differ_by_at_most_one(num_classes, batch_size):
+    batch = sampling.stratified_classes(jax.random.key(0), num_classes, batch_size)
+    counts = np.bincount(batch, minlength=num_classes)
+    assert counts.sum() == batch_size
+    assert counts.size == num_classes
+    assert counts.max() - counts.min() <= 1
+
+
+def test_the_remainder_of_a_stratified_batch_goes_to_every_class_by_chance():
+    keys = jax.random.split(jax.random.key(0), 2000)
+    batches = jax.vmap(lambda key: sampling.stratified_classes(key, 5, 7))(keys)
+    first_of_remainder = batches[:, 5]
+    assert_drawn_by(np.full(5, 0.2), first_of_remainder)
+
+
+def test_a_stratified_batch_holds_every_class():
+    with pytest.raises(ValueError, match='batch_size: got 4, wanted one of each of 5 classes'):
+        sampling.stratified_classes(jax.random.key(0), 5, 4)
+
+
+@pytest.mark.parametrize(
+    ('batch_size', 'num_examples'), [(4, 12), (5, 12), (12, 12), (1, 3), (7, 11)]
+)
+def test_every_epoch_visits_every_example_once(batch_size, num_examples):
+    # Over as many steps as make whole epochs, batches cross from one into the next.
+    shuffle = jax.jit(
+        functools.partial(sampling.epoch_shuffle, batch_size=batch_size, num_examples=num_examples)
+    )
+    key = jax.random.key(0)
+    visits = jnp.concatenate([shuffle(key, step) for step in range(num_examples)])
+    epochs = visits.reshape(batch_size, num_examples)
+    np.testing.assert_array_equal(
+        np.sort(epochs, 1), np.tile(np.arange(num_examples), (batch_size, 1))
+    )
+    if num_examples > 10 and batch_size > 1:
+        assert np.any(epochs[0] != epochs[1])
+        assert np.any(epochs[0] != np.arange(num_examples))
+        other = jnp.concatenate([shuffle(jax.random.key(1), step) for step in range(num_examples)])
+        assert np.any(visits != other)
+
+
+def epoch_order(key, epoch, num_examples):
+    return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+
+
+@pytest.mark.parametrize(
+    ('step', 'batch_size', 'num_examples'),
+    [(2**20, 512, 10_847), (2**20, 4096, 50_000), (99_999, 40_000, 100_003), (2**31 - 1, 300, 301)],
+)
+def test_large_steps_are_where_exact_arithmetic_puts_them(step, batch_size, num_examples):
+    # Their product is beyond an int32.
+    epoch, place = divmod(step * batch_size, num_examples)
+    key = jax.random.key(0)
+    orders = jnp.concatenate([epoch_order(key, epoch + i, num_examples) for i in (0, 1)])
+    batch = sampling.epoch_shuffle(key, step, batch_size, num_examples)
+    np.testing.assert_array_equal(batch, orders[place : place + batch_size])
+    traced = jax.jit(sampling.epoch_shuffle, static_argnums=(2, 3))
+    np.testing.assert_array_equal(traced(key, jnp.int32(step), batch_size, num_examples), batch)
+
+
+@pytest.mark.parametrize(
+    ('batch_size', 'num_examples', 'message'),
+    [(5, 4, 'batch_size: got 5, wanted at most the 4 examples'), (5, 2**26, 'num_examples: got')],
+)
+def test_epochs_that_cannot_be_are_refused(batch_size, num_examples, message):
+    with pytest.raises(ValueError, match=message):
+        sampling.epoch_shuffle(jax.random.key(0), 0, batch_size, num_examples)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ('function', 'arguments', 'message'),
+    [
+        (
+            'classes',
+            {'gumbel': np.zeros((2, 3))},
+            r'gumbel: got shape \(2, 3\), wanted \[batch, 4\]',
+        ),
+        ('classes', {'gumbel': np.zeros(4)}, r'gumbel: got shape \(4,\)'),
+        ('classes', {'class_counts': [1, 2]}, 'class_counts: got shape'),
+        ('classes', {'class_counts': [1, 2, 3, -1]}, 'class_counts: got -1'),
+        ('classes', {'class_counts': [0, 0, 0, 0]}, 'class_counts: got only empty'),
+        ('classes', {'temperature': 0.0}, 'temperature: got 0'),
+        ('classes', {'temperature': float('nan')}, 'temperature: got nan'),
+        ('examples', {'gumbel': np.zeros((2, 99))}, r'gumbel: got shape \(2, 99\)'),
+        ('examples', {'example_labels': LABELS.astype(float)}, 'example_labels: got float32'),
+        ('examples', {'example_labels': LABELS + 1}, 'example_labels: got values from 1 to 4'),
+        ('examples', {'example_labels': LABELS - 1}, 'example_labels: got values from -1 to 2'),
+        ('examples', {'temperature': -1.0}, 'temperature: got -1'),
+    ],
+)
+def test_invalid_arguments_are_named(function, arguments, message):
+    outcomes = 4 if function == 'classes' else 100
+    valid = {'psi': np.zeros(4, np.float32), 'gumbel': np.zeros((2, outcomes), np.float32)}
+    with pytest.raises(ValueError, match=message):
+        estimator(function)(**(valid | arguments))
+
+
+@pytest.mark.parametrize('bad', [[-1, 2], [np.nan, 2.0], []])
+def test_counts_that_are_no_counts_are_refused(bad):
+    for function in (
+        sampling.initial_psi,
+        functools.partial(sampling.initial_psi, power=1.0),
+        sampling.class_probabilities,
+        functools.partial(sampling.progressive_class_probabilities, progress=0.5),
+        functools.partial(sampling.rated_class_probabilities, np.zeros(2, np.float32)),
+        functools.partial(sampling.examples_by_class, jax.random.key(0), np.array([0])),
+    ):
+        with pytest.raises(ValueError, match='class_counts: got'):
+            function(class_counts=np.array(bad))

@@ -1,0 +1,253 @@
+"""A whole run: what it leaves behind; that neither cuts nor devices change what it trains."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from balms_jax.training import checkpoints, interruption, job, methods, records, stages, steps
+from balms_jax.training.recipe import ConfigError
+
+pytestmark = pytest.mark.usefixtures('standard_promotion')
+
+
+def final_arrays(workdir, stage):
+    """All arrays of the last checkpoint of a stage, read without this package."""
+    import orbax.checkpoint as ocp
+
+    folder = max((workdir / 'checkpoints' / stage).iterdir(), key=lambda path: int(path.name))
+    with ocp.StandardCheckpointer() as reader:
+        return reader.restore(folder / 'state')
+
+
+def metrics(workdir):
+    return (workdir / 'metrics.jsonl').read_text()
+
+
+def by_kind(workdir, kind):
+    lines = [json.loads(line) for line in metrics(workdir).splitlines()]
+    return [line for line in lines if line['kind'] == kind]
+
+
+def assert_same_arrays(a, b, **tolerance):
+    assert a.keys() == b.keys()
+    for name in a:
+        if tolerance:
+            np.testing.assert_allclose(a[name], b[name], err_msg=name, **tolerance)
+        else:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.parametrize('method', methods.METHODS)
+def test_every_method_trains_and_records(method, small_recipe, tmp_path):
+    """A method is a row of a table: each must run to its end and say what it was."""
+    recipe = small_recipe(method)
+    result = job.train(recipe, tmp_path / 'run')
+    assert set(result) == {'uniform', 'train'}
+    assert result == json.loads((tmp_path / 'run' / 'evaluation.json').read_text())
+    facts = json.loads((tmp_path / 'run' / 'run.json').read_text())
+    assert facts['method'] == method
+    assert facts['selection_rule'] == 'last epoch'
+    learned = any(s.meta.rebalancer != 'none' for s in recipe.stages.values())
+    assert (facts['meta_set'] is not None) == learned
+    assert len(by_kind(tmp_path / 'run', 'train')) == 12 * len(recipe.stages)
+    assert bool(by_kind(tmp_path / 'run', 'rates')) == learned
+    assert np.isfinite(result['uniform']['negative_log_likelihood'])
+
+
+def test_the_frozen_backbone_does_not_move(small_recipe, tmp_path):
+    """Stage 2 trains the classifier alone; batch norm's statistics belong to the backbone."""
+    for features in ('cached', 'recomputed'):
+        recipe = small_recipe('balanced_softmax_decoupled')
+        stage_2 = dataclasses.replace(recipe.stage_2, features=features)
+        job.train(dataclasses.replace(recipe, stage_2=stage_2), tmp_path / features)
+        first, second = (final_arrays(tmp_path / features, s) for s in ('stage_1', 'stage_2'))
+        for name, value in second.items():
+            if name.startswith('frozen.'):
+                earlier = first[name.replace('frozen.', 'trained.')]
+                np.testing.assert_array_equal(value, earlier, err_msg=name)
+            if name.startswith('batch_stats.'):
+                np.testing.assert_array_equal(value, first[name], err_msg=name)
+        classifier = 'trained.classifier.Dense_0.kernel'
+        assert np.any(first[classifier] != second[classifier])
+
+
+def test_cached_features_are_those_of_the_recomputed_ones(small_recipe, tmp_path):
+    """Without augmentation a frozen backbone gives the same features at every step."""
+    finals = []
+    for features in ('cached', 'recomputed'):
+        recipe = small_recipe('balms')
+        stage_2 = dataclasses.replace(recipe.stage_2, features=features)
+        job.train(dataclasses.replace(recipe, stage_2=stage_2), tmp_path / features)
+        finals.append(final_arrays(tmp_path / features, 'stage_2'))
+    assert_same_arrays(*finals, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('method', ['balms_end_to_end', 'balms'])
+@pytest.mark.parametrize('cut', [1, 5, 7])
+def test_an_interrupted_run_ends_bit_identical(method, cut, small_recipe, tmp_path, monkeypatch):
+    """A resumed run must take the same steps on the same batches, or nothing is reproducible."""
+    recipe = small_recipe(method)
+    job.train(recipe, tmp_path / 'whole')
+    told = {'steps': 0}
+    noted = stages._write_metrics
+
+    def write_then_signal(records, last, values, every):
+        noted(records, last, values, every)
+        told['steps'] += 1
+        if told['steps'] == cut:
+            interruption.signal.raise_signal(interruption.signal.SIGTERM)
+
+    monkeypatch.setattr(stages, '_write_metrics', write_then_signal)
+    with pytest.raises(interruption.Interrupted) as stopped:
+        job.train(recipe, tmp_path / 'cut')
+    assert stopped.value.exit_code == 143
+    monkeypatch.setattr(stages, '_write_metrics', noted)
+    result = job.train(recipe, tmp_path / 'cut')
+    last = list(recipe.stages)[-1]
+    assert_same_arrays(*(final_arrays(tmp_path / name, last) for name in ('whole', 'cut')))
+    assert metrics(tmp_path / 'whole') == metrics(tmp_path / 'cut')
+    assert result == json.loads((tmp_path / 'whole' / 'evaluation.json').read_text())
+
+
+def test_eight_devices_train_as_one(small_recipe, tmp_path):
+    """The mesh divides the work, not the randomness: the same draws, the same ψ to rounding."""
+    for devices in (1, 8):
+        job.train(small_recipe('balms_end_to_end', devices=devices), tmp_path / str(devices))
+    one, eight = (final_arrays(tmp_path / name, 'stage_1') for name in ('1', '8'))
+    assert_same_arrays(one, eight, rtol=2e-3, atol=2e-4)
+    first = [by_kind(tmp_path / name, 'train')[0] for name in ('1', '8')]
+    np.testing.assert_allclose(first[0]['loss'], first[1]['loss'], rtol=1e-5)
+
+
+def test_many_steps_in_one_call_are_the_same_steps(small_recipe, tmp_path):
+    """On accelerators steps are scanned; what is trained must not depend on it."""
+    for count in (1, 4):
+        recipe = dataclasses.replace(small_recipe('balms_end_to_end'), steps_per_call=count)
+        job.train(recipe, tmp_path / str(count))
+    one, four = (final_arrays(tmp_path / name, 'stage_1') for name in ('1', '4'))
+    assert_same_arrays(one, four, rtol=2e-3, atol=2e-4)
+    assert len(by_kind(tmp_path / '4', 'train')) == 12
+
+
+def test_the_first_stage_can_be_taken_over(small_recipe, tmp_path):
+    """Stage 1 of a decoupled method is the softmax run; training it again would give the same."""
+    job.train(small_recipe('softmax'), tmp_path / 'softmax')
+    job.train(small_recipe('balms'), tmp_path / 'alone')
+    job.train(small_recipe('balms'), tmp_path / 'taken', stage_1_from=tmp_path / 'softmax')
+    assert_same_arrays(*(final_arrays(tmp_path / n, 'stage_2') for n in ('alone', 'taken')))
+    assert metrics(tmp_path / 'alone') == metrics(tmp_path / 'taken')
+
+
+def test_another_first_stage_is_not_taken_over(small_recipe, tmp_path):
+    """The message names what differs; the other run stays as it was."""
+    job.train(small_recipe('balanced_softmax'), tmp_path / 'other')
+    before = metrics(tmp_path / 'other')
+    with pytest.raises(checkpoints.CheckpointError, match=r'stage_1\.tau is 1\.0 there and 0\.0'):
+        job.train(small_recipe('balms'), tmp_path / 'run', stage_1_from=tmp_path / 'other')
+    with pytest.raises(records.WorkdirError, match='no first stage'):
+        job.train(small_recipe('balms'), tmp_path / 'run_2', stage_1_from=tmp_path / 'absent')
+    assert metrics(tmp_path / 'other') == before
+
+
+def test_a_work_directory_of_another_run_is_refused(small_recipe, tmp_path):
+    """Two runs in one folder would overwrite each other's checkpoints."""
+    job.train(small_recipe('softmax'), tmp_path)
+    before = metrics(tmp_path)
+    with pytest.raises(records.WorkdirError, match=r'seed is 0 there and 1 here'):
+        job.train(small_recipe('softmax', seed=1), tmp_path)
+    assert metrics(tmp_path) == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(small_recipe, tmp_path):
+    """Going on would overwrite the last good checkpoint with NaN."""
+    recipe = small_recipe('softmax', steps=40)
+    optimizer = dataclasses.replace(recipe.stage_1.optimizer, learning_rate=1e20, warmup_steps=8)
+    stage_1 = dataclasses.replace(recipe.stage_1, optimizer=optimizer)
+    recipe = dataclasses.replace(recipe, stage_1=stage_1)
+    recipe = dataclasses.replace(
+        recipe, records=dataclasses.replace(recipe.records, checkpoint_every=1)
+    )
+    with pytest.raises(stages.NonFiniteLossError, match=r'loss is (nan|inf) at step \d+'):
+        job.train(recipe, tmp_path)
+    for name, value in final_arrays(tmp_path, 'stage_1').items():
+        if name.startswith('trained'):
+            assert np.all(np.isfinite(value)), name
+
+
+@pytest.mark.parametrize('damage', ['truncate', 'flip', 'remove'])
+def test_a_damaged_checkpoint_is_refused_and_left_alone(damage, small_recipe, tmp_path):
+    """Starting anew would hide the damage; overwriting would destroy what can be rescued."""
+    recipe = small_recipe('softmax')
+    job.train(recipe, tmp_path)
+    folder = tmp_path / 'checkpoints' / 'stage_1' / '12' / 'state'
+    file = max((f for f in folder.rglob('*') if f.is_file()), key=lambda f: f.stat().st_size)
+    content = file.read_bytes()
+    if damage == 'truncate':
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == 'flip':
+        middle = len(content) // 2
+        file.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
+    else:
+        file.unlink()
+    damaged = {f: f.read_bytes() for f in folder.rglob('*') if f.is_file()}
+    with pytest.raises(checkpoints.CheckpointError, match=r'12: the checkpoint is damaged'):
+        job.train(recipe, tmp_path)
+    assert {f: f.read_bytes() for f in folder.rglob('*') if f.is_file()} == damaged
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(small_recipe, tmp_path):
+    """The message names the key, before any data is read."""
+    with pytest.raises(ConfigError, match=r'stage_1\.batch_size: got 16, wanted a multiple of'):
+        job.train(small_recipe('softmax', devices=3), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_an_unwritable_work_directory_is_named(small_recipe, tmp_path):
+    """A file where the folder should be: the system's own error says which."""
+    (tmp_path / 'run').write_text('not a folder')
+    with pytest.raises(OSError, match='run'):
+        job.train(small_recipe('softmax'), tmp_path / 'run')
+
+
+def test_training_learns(small_recipe, tmp_path):
+    """Far above chance (10 %) after a hundred steps, or the loop does not train at all."""
+    result = job.train(small_recipe('balanced_softmax', steps=100), tmp_path)
+    assert result['uniform']['top1'] > 0.5
+    exponents = [line['gradient_weight_exponent'] for line in by_kind(tmp_path, 'evaluation')]
+    assert abs(exponents[0]) < 0.2, 'untrained logits are nearly equal: no class weighs more'
+    assert exponents[-1] < exponents[0], 'towards −1 as the loss falls'
+
+
+def test_metrics_are_fetched_after_the_next_step_was_dispatched(
+    small_recipe, tmp_path, monkeypatch
+):
+    """Fetched at once, they would make the host wait for the device at every step."""
+    events = []
+    compile_steps, write = steps.compile_steps, stages._write_metrics
+
+    def compile_and_tell(step):
+        run = compile_steps(step)
+
+        def dispatch(*arguments, **options):
+            events.append('dispatch')
+            return run(*arguments, **options)
+
+        return dispatch
+
+    def write_and_tell(records, last, metrics, every):
+        events.append(last)
+        write(records, last, metrics, every)
+
+    monkeypatch.setattr(steps, 'compile_steps', compile_and_tell)
+    monkeypatch.setattr(stages, '_write_metrics', write_and_tell)
+    job.train(small_recipe('balms_end_to_end', steps=7), tmp_path)
+    # At step 5 there is a checkpoint, at 7 the end: there all is settled first.
+    assert events == ['dispatch'] + ['dispatch', 1, 'dispatch', 2, 'dispatch', 3, 'dispatch', 4] + [
+        5,
+        'dispatch',
+        'dispatch',
+        6,
+        7,
+    ]

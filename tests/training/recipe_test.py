@@ -1,0 +1,129 @@
+"""A config is met before any work: what cannot run is refused, and the message names the key."""
+
+import dataclasses
+
+import pytest
+from ml_collections import ConfigDict
+
+from balms_jax.training import arguments, methods, recipe
+from configs import cifar_lt, digits_lt
+
+PAPER_STAGE_1_STEPS = 13_000
+
+
+@pytest.mark.parametrize('method', methods.METHODS)
+@pytest.mark.parametrize('config', [digits_lt, cifar_lt])
+def test_a_config_survives_the_way_there_and_back(config, method):
+    """Flags act on the config; the run must be what the recipe says."""
+    values = config.get_config(f'method={method}')
+    read = recipe.from_config(values)
+    assert read.method == method
+    assert recipe.to_config(read).to_dict() == values.to_dict()
+
+
+def change(key, value):
+    config = digits_lt.get_config('method=balms')
+    with config.unlocked(), config.ignore_type():
+        parent, _, last = key.rpartition('.')
+        table = config
+        for part in filter(None, parent.split('.')):
+            table = table[part]
+        table[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        ('stage_1.stepss', 3, r'stage_1\.stepss: no such key; wanted one of batch_size'),
+        ('stage_1.steps', 0, r'stage_1\.steps: got 0, wanted at least 1'),
+        ('stage_1.steps', '3', r"stage_1\.steps: got '3' of type str, wanted int"),
+        ('stage_1.steps', True, r'stage_1\.steps: got True of type bool, wanted int'),
+        ('stage_1.tau', float('nan'), r'stage_1\.tau: got nan, wanted a finite number'),
+        ('stage_1', 3, r'stage_1: got 3, wanted a table'),
+        ('stage_1.trains', 'classifier', r"stage_1\.trains: got 'classifier', wanted 'all'"),
+        ('stage_2.draws', 'class_balanced', r'stage_2\.draws: got .* beside meta\.rebalancer'),
+        ('stage_2.mixup', 0.2, r'stage_2\.mixup: got 0\.2 beside a rebalancer'),
+        ('stage_2.meta.source', 'none', r"stage_2\.meta\.source: got 'none', wanted one of train"),
+        ('stage_2.meta.mode', 'exact', r"stage_2\.meta\.mode: got 'exact', wanted one of reverse"),
+        ('stage_1.optimizer.warmup_steps', 300, r'warmup_steps: got 300, wanted 0 to less than'),
+        ('stage_1.optimizer.learning_rate', -0.1, r'learning_rate: got -0\.1, wanted at least 0'),
+        ('data.augmentation', 'cifar', r"data\.augmentation: got 'cifar' for digits"),
+        ('evaluation.test_priors', ('train',), r"test_priors: wanted 'uniform' among them"),
+        ('evaluation.test_priors', ('head',), r"test_priors: got 'head', wanted one of uniform"),
+        ('records.keep', 0, r'records\.keep: got 0, wanted at least 1'),
+        ('seed', -1, r'seed: got -1, wanted at least 0'),
+    ],
+)
+def test_what_cannot_run_is_refused_by_its_key(key, value, message):
+    """Found an hour into a run, it would have cost the hour."""
+    with pytest.raises(recipe.ConfigError, match=message):
+        recipe.from_config(change(key, value))
+
+
+def test_a_whole_number_is_a_fine_float():
+    """``--config.stage_1.tau=1`` means 1.0."""
+    assert recipe.from_config(change('stage_1.tau', 1)).stage_1.tau == 1.0
+
+
+def test_batches_are_checked_against_the_data():
+    """A stratified meta batch needs one of each class; an epoch must hold a batch."""
+    values = recipe.from_config(change('stage_2.meta.batch_size', 8))
+    with pytest.raises(recipe.ConfigError, match=r'stage_2\.meta\.batch_size: got 8, wanted at le'):
+        recipe.check_against_data(values, (9,) * 10)
+    with pytest.raises(recipe.ConfigError, match=r'stage_1\.batch_size: got 64, wanted at most'):
+        recipe.check_against_data(values, (6,) * 10)
+
+
+def test_a_decoupled_method_starts_as_softmax_does():
+    """So that one softmax run gives the backbone of every decoupled row."""
+    base = recipe.from_config(digits_lt.get_config('method=softmax'))
+    for name, method in methods.METHODS.items():
+        read = recipe.from_config(digits_lt.get_config(f'method={name}'))
+        assert list(read.stages) == ['stage_1', 'stage_2'][: 1 + method.decoupled]
+        if method.decoupled:
+            assert read.stage_1 == base.stage_1
+            assert read.stage_2.trains == 'classifier'
+
+
+def test_the_papers_recipe():
+    """Section 4 and the supplementary material of the paper, as tested values."""
+    read = recipe.from_config(cifar_lt.get_config('dataset=cifar100,method=balms'))
+    assert read.model == recipe.Model('resnet32', 16, 'linear')
+    assert read.data.augmentation == 'cifar'
+    assert read.data.head_count == 500
+    first, second = read.stage_1, read.stage_2
+    assert (first.steps, first.batch_size) == (PAPER_STAGE_1_STEPS, 512)
+    assert dataclasses.astuple(first.optimizer) == (0.1, 0.9, True, 5e-4, 800, 0.05, 1)
+    assert (second.steps, second.batch_size, second.tau) == (2_000, 512, 1.0)
+    meta = second.meta
+    assert (meta.rebalancer, meta.source, meta.batch_size) == ('meta_sampler', 'train', 512)
+    assert (meta.learning_rate, meta.b1, meta.b2, meta.initial_power) == (0.01, 0.9, 0.99, 0.0)
+
+
+def test_the_released_codes_recipe_differs_as_documented():
+    """No Nesterov, the rate held for an epoch of 25 batches, the meta set redrawn."""
+    read = recipe.from_config(cifar_lt.get_config('recipe=code,method=balms'))
+    assert read.stage_1.steps == 12_411
+    assert not read.stage_1.optimizer.nesterov
+    assert read.stage_1.optimizer.hold == 25
+    assert read.stage_2.meta.source == 'redraw'
+
+
+def test_arguments_are_named_in_errors():
+    """A typo after the colon would otherwise train the default."""
+    with pytest.raises(recipe.ConfigError, match=r"got 'imbalance=10', wanted name=value"):
+        digits_lt.get_config('imbalance=10')
+    with pytest.raises(recipe.ConfigError, match=r"imbalance_factor: got 'ten', wanted float"):
+        digits_lt.get_config('imbalance_factor=ten')
+    with pytest.raises(recipe.ConfigError, match=r"method: got 'blams', wanted one of softmax"):
+        cifar_lt.get_config('method=blams')
+    with pytest.raises(recipe.ConfigError, match=r"dataset: got 'mnist'"):
+        cifar_lt.get_config('dataset=mnist')
+    assert arguments.parse('', method='balms') == {'method': 'balms'}
+
+
+def test_missing_keys_take_their_defaults():
+    """A config need only say what it changes."""
+    read = recipe.from_config(ConfigDict({'stage_1': {'steps': 5}}))
+    assert read == recipe.Recipe(stage_1=recipe.Stage(steps=5))

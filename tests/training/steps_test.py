@@ -1,0 +1,123 @@
+"""One step is the paper's: a batch, its loss, the optimizer of the recipe."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from balms_jax.data import resident
+from balms_jax.training import recipe, state, steps
+
+pytestmark = pytest.mark.usefixtures('standard_promotion')
+
+COUNTS = (8, 4, 2)
+
+
+def linear_task():
+    """A linear classifier on features sorted by class."""
+    return steps.Task(
+        logits=lambda params, stats, inputs, train: (inputs @ params['w'], stats),
+        read=resident.read_features,
+        class_counts=COUNTS,
+        meta_counts=COUNTS,
+    )
+
+
+def take_steps(stage, count, seed=0):
+    rebalancer = steps.make_rebalancer(stage.meta, COUNTS)
+    current = state.create(
+        jax.random.key(seed),
+        {'w': jnp.zeros((2, 3))},
+        {},
+        {},
+        steps.make_optimizer(stage.optimizer, stage.steps),
+        rebalancer.psi if rebalancer else None,
+        steps.make_psi_optimizer(stage.meta),
+    )
+    features = jax.random.normal(jax.random.key(1), (1, sum(COUNTS), 2))
+    run = steps.compile_steps(steps.make_step(linear_task(), stage, rebalancer))
+    return run(current, features, features, steps=count)
+
+
+def stage_of(rebalancer='none', **changes):
+    meta = recipe.Meta(rebalancer=rebalancer, batch_size=6)
+    return dataclasses.replace(recipe.Stage(steps=20, batch_size=7, meta=meta), **changes)
+
+
+def test_learning_rate_warms_up_then_follows_a_cosine_to_zero():
+    """The paper's schedule at its corners; held, it changes once an epoch only."""
+    settings = recipe.Optimizer(learning_rate=0.1, warmup_from=0.05, warmup_steps=800)
+    rate = steps.learning_rate(settings, 13_000)
+    wanted = {0: 0.05, 400: 0.075, 800: 0.1, 6_900: 0.05, 13_000: 0.0}
+    for step, value in wanted.items():
+        assert float(rate(step)) == pytest.approx(value, abs=1e-6)
+    held = steps.learning_rate(dataclasses.replace(settings, hold=25), 13_000)
+    assert float(held(1_024)) == float(held(1_000)) == float(rate(1_000))
+
+
+def test_weight_decay_is_added_to_the_gradient_before_the_momentum():
+    """As in PyTorch's SGD: v ← μ v + (g + λ θ), θ ← θ − lr (g + λ θ + μ v) with Nesterov."""
+    settings = recipe.Optimizer(learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    optimizer = steps.make_optimizer(settings, 1_000_000_000)
+    theta, velocity = 2.0, 0.0
+    params = jnp.asarray(theta)
+    opt_state = optimizer.init(params)
+    for grad in (1.0, -0.5, 0.25):
+        updates, opt_state = optimizer.update(jnp.asarray(grad), opt_state, params)
+        params = params + updates
+        decayed = grad + 0.01 * theta
+        velocity = 0.9 * velocity + decayed
+        theta -= 0.1 * (decayed + 0.9 * velocity)
+        assert float(params) == pytest.approx(theta, rel=1e-6)
+
+
+@pytest.mark.parametrize('rebalancer', ['meta_sampler', 'meta_reweighter'])
+def test_a_meta_learning_rate_of_zero_leaves_psi_and_the_plain_training(rebalancer):
+    """With ψ held at 0 the reweighter's weights are all 1 and the sampler is instance-balanced."""
+    meta = recipe.Meta(rebalancer=rebalancer, batch_size=6, learning_rate=0.0)
+    after, metrics = take_steps(stage_of(meta=meta), 3)
+    np.testing.assert_array_equal(after.psi, np.zeros(3))
+    assert set(metrics) >= {'loss', 'meta_loss', 'learning_rate', 'sampling_rates'}
+    assert metrics['sampling_rates'].shape == (3, 3)
+
+
+@pytest.mark.parametrize('draws', recipe.DRAWS)
+def test_draw_probabilities_are_those_of_the_draws(draws):
+    """The diagnostics use the probabilities, training the draws: they must not drift apart."""
+    stage = stage_of(draws=draws, batch_size=sum(COUNTS))
+    keys = jax.random.split(jax.random.key(0), 400)
+    base = dataclasses.replace(
+        take_steps(stage_of(), 1)[0], step=jnp.asarray(10, jnp.int32), key=jax.random.key(3)
+    )
+    classes = jnp.concatenate(
+        [steps._unlearned_draw(stage, COUNTS, base, key).classes for key in keys[:60]]
+    )
+    share = np.bincount(classes, minlength=3) / classes.size
+    wanted = steps.draw_probabilities(stage, COUNTS, base.step)
+    np.testing.assert_allclose(share, wanted, atol=0.06)
+
+
+def test_a_draws_labels_are_its_examples_labels():
+    """Data are sorted by class; a wrong boundary would train on wrong labels."""
+    labels = np.repeat(np.arange(3), COUNTS)
+    for draws in recipe.DRAWS:
+        base = take_steps(stage_of(), 1)[0]
+        draw = steps._unlearned_draw(stage_of(draws=draws), COUNTS, base, jax.random.key(5))
+        np.testing.assert_array_equal(labels[draw.examples], draw.classes)
+
+
+def test_mixup_trains_on_mixed_targets():
+    """λ < 1 mixes two labels, so the loss at zero logits stays the prior's expectation."""
+    after, metrics = take_steps(stage_of(mixup=1.0, tau=0.0), 1)
+    assert float(metrics['loss'][0]) == pytest.approx(np.log(3), rel=1e-6)
+    assert np.all(np.isfinite(after.trained['w']))
+
+
+def test_steps_depend_on_key_and_step_alone():
+    """Two starts from one state take the same step; another key takes another."""
+    (a, _), (b, _), (c, _) = (take_steps(stage_of('meta_sampler'), 4, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(a.trained['w'], b.trained['w'])
+    np.testing.assert_array_equal(a.psi, b.psi)
+    assert np.any(a.trained['w'] != c.trained['w'])
