@@ -92,11 +92,14 @@ def run() -> None:
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
-    """Reads the flags; a mistake in the config is one line, not a traceback."""
+    """Reads the flags; a mistake in them or in the config is one line, not a traceback."""
     try:
-        return app.parse_flags_with_usage(arguments)
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        print(f'config: {error}', file=sys.stderr)
+        return flags.FLAGS(arguments)
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        # What is raised inside a config file comes wrapped, with its traceback as text.
+        lines = str(error).strip().splitlines()
+        causes = [line for line in lines if 'Error: ' in line] or lines[:1]
+        print(causes[-1].strip(), file=sys.stderr)
         sys.exit(2)
 
 

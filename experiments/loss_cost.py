@@ -4,7 +4,9 @@ Command   python -m experiments.loss_cost [--repetitions 100]
 Cost      about a minute on two CPU cores
 Expected  at most 1.05 times optax's time and memory, forward alone and with the gradient; the
           prior adds one addition to each exponential
-Found     FOUND
+Found     forward 1.06 and 1.09 times the time, with the gradient 1.02 and 1.05, at [4096, 1000] and
+          [512, 30000], on two CPU cores busy with other work (the same loss twice differs by up to
+          0.05 there); memory 1.001 to 1.008 times
 """
 
 import argparse

@@ -81,7 +81,7 @@ def make_evaluator(
             real = (weights > 0).astype(weights.dtype)
             return Sums(
                 weights.sum(),
-                jnp.sum(weights * (predicted == labels)),
+                jnp.sum(jnp.where(predicted == labels, weights, 0)),
                 -jnp.sum(jnp.where(weights > 0, weights * at_label, 0)),
                 weights @ probabilities,
                 diagnostics.reliability(probabilities, labels, weights),

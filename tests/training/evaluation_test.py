@@ -54,7 +54,7 @@ def test_an_absent_class_or_group_is_none_never_zero():
 
 
 def test_a_test_prior_moves_logits_and_weighs_examples():
-    """Under p(y) = π a class counts as often as it would occur, and the posterior shifts by log π."""
+    """Under p(y) = π a class counts as often as it occurs, and its logit moves by log π."""
     logits, labels, result = outcome(('uniform', 'train', 'reversed'))
     share = np.array(COUNTS) / sum(COUNTS)
     for name, prior in (('train', share), ('reversed', share[::-1])):

@@ -1,6 +1,7 @@
 """A whole run: what it leaves behind; that neither cuts nor devices change what it trains."""
 
 import dataclasses
+import gc
 import json
 
 import numpy as np
@@ -176,6 +177,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_recipe, tmp_path):
             assert np.all(np.isfinite(value)), name
 
 
+# Tensorstore leaves a coroutine behind that nobody awaits when a read fails.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('damage', ['truncate', 'flip', 'remove'])
 def test_a_damaged_checkpoint_is_refused_and_left_alone(damage, small_recipe, tmp_path):
     """Starting anew would hide the damage; overwriting would destroy what can be rescued."""
@@ -192,8 +195,12 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(damage, small_recipe, tm
     else:
         file.unlink()
     damaged = {f: f.read_bytes() for f in folder.rglob('*') if f.is_file()}
-    with pytest.raises(checkpoints.CheckpointError, match=r'12: the checkpoint is damaged'):
+    with pytest.raises(
+        checkpoints.CheckpointError, match=r'12: the checkpoint is damaged'
+    ) as error:
         job.train(recipe, tmp_path)
+    del error
+    gc.collect()
     assert {f: f.read_bytes() for f in folder.rglob('*') if f.is_file()} == damaged
 
 
@@ -244,10 +251,7 @@ def test_metrics_are_fetched_after_the_next_step_was_dispatched(
     monkeypatch.setattr(stages, '_write_metrics', write_and_tell)
     job.train(small_recipe('balms_end_to_end', steps=7), tmp_path)
     # At step 5 there is a checkpoint, at 7 the end: there all is settled first.
-    assert events == ['dispatch'] + ['dispatch', 1, 'dispatch', 2, 'dispatch', 3, 'dispatch', 4] + [
-        5,
-        'dispatch',
-        'dispatch',
-        6,
-        7,
-    ]
+    wanted = (
+        'dispatch, dispatch, 1, dispatch, 2, dispatch, 3, dispatch, 4, 5, dispatch, dispatch, 6, 7'
+    )
+    assert ', '.join(map(str, events)) == wanted
