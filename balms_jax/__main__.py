@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
         raise app.UsageError(f'unexpected argument {arguments[1]!r}')
     config: ConfigDict = CONFIG.value
     if not flags.FLAGS['verbosity'].present:
-        logging.set_verbosity(logging.ERROR)  # Orbax and JAX tell much at the usual level.
+        logging.set_verbosity(logging.FATAL)  # Of what ends a run the last line tells.
     try:
         recipe = from_config(config)
         progress = Progress(title=recipe.method)

@@ -4,7 +4,6 @@ import dataclasses
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,32 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from balms_jax import diagnostics, models, priors
-from balms_jax.data import augment, long_tail, resident, sources
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
 from balms_jax.training import evaluation, mesh, stages, state, steps
 from balms_jax.training.checkpoints import Checkpoints
+from balms_jax.training.inputs import StageInputs, normalised, stage_inputs
 from balms_jax.training.interruption import Interruption
+from balms_jax.training.material import Material, load_material
 from balms_jax.training.progress import Progress
-from balms_jax.training.recipe import ConfigError, Data, Recipe, Stage, check, check_against_data
+from balms_jax.training.recipe import ConfigError, Recipe, Stage, check, check_against_data
 from balms_jax.training.records import Records, WorkdirError, identity, write_json
 from balms_jax.training.state import TrainState
 
 PyTree = Any
 META_SETS = {'train': 'the training set', 'redraw': 'a redraw of the long-tailed subset'}
 SCANNED_STEPS = 50  # in one compiled call, where a scan is no slower
-FEATURE_BATCH = 500
-
-
-@dataclass(frozen=True)
-class Material:
-    """The data of a run."""
-
-    source: sources.Source
-    class_counts: tuple[int, ...]
-    train_images: np.ndarray  # sorted by class
-    meta_images: np.ndarray  # of the same counts, sorted by class; often the training images
-    fingerprint: str
 
 
 def train(
@@ -89,41 +77,6 @@ def train(
     return result
 
 
-def load_material(recipe: Recipe) -> Material:
-    """Loads the data set and cuts the long tail out of it.
-
-    Raises:
-        DataNotFoundError: if the data set is not there.
-        ValueError: if it does not hold the long tail asked for.
-    """
-    data = recipe.data
-    source = sources.load(data.name, data.data_dir or None, data.download)
-    held = np.bincount(source.train_labels, minlength=source.num_classes)
-    if data.head_count:
-        counts = long_tail.profile(
-            data.profile, data.head_count, source.num_classes, data.imbalance_factor
-        )
-    else:
-        counts = _largest_filled(data, held)
-
-    def subset(seed: int) -> np.ndarray:
-        indices = long_tail.long_tailed_subset(
-            source.train_labels, counts, seed, source.class_names
-        )
-        return source.train_images[indices]
-
-    train_images = subset(data.seed)
-    redraws = any(stage.meta.source == 'redraw' for stage in recipe.stages.values())
-    meta_images = subset(data.seed + 1) if redraws else train_images
-    return Material(
-        source,
-        tuple(int(n) for n in counts),
-        train_images,
-        meta_images,
-        sources.fingerprint(train_images, counts, source.test_images, source.test_labels),
-    )
-
-
 def take_over_stage_1(run: Path, workdir: Path, steps: int) -> None:
     """Copies the finished first stage of another run: its last checkpoint and its records.
 
@@ -145,15 +98,6 @@ def take_over_stage_1(run: Path, workdir: Path, steps: int) -> None:
     first_stage = [line for line in lines if '"stage": "stage_1"' in line]
     (workdir / 'metrics.jsonl').write_text(''.join(first_stage))
     ours_unfinished.rename(ours)
-
-
-def _largest_filled(data: Data, held: np.ndarray) -> np.ndarray:
-    """The counts of the largest long tail that a pool, whose classes may differ, can fill."""
-    for head in range(int(held.max()), 0, -1):
-        counts = long_tail.profile(data.profile, head, held.size, data.imbalance_factor)
-        if np.all(counts <= held):
-            return counts
-    raise ValueError('data.head_count: no long tail of this profile fits the data set')
 
 
 def facts(recipe: Recipe, material: Material, devices: Any, final: TrainState) -> dict[str, Any]:
@@ -294,22 +238,34 @@ def _loop(
     current: TrainState,
 ) -> stages.Loop:
     """Lays the stage's data out on the devices and ties its functions together."""
-    stage, source = recipe.stages[name], material.source
+    stage = recipe.stages[name]
     cached = stage.trains == 'classifier' and stage.features == 'cached'
-    read_images = _image_reader(recipe, source)
-    if cached:
-        views = [
-            _extract(network, current, recipe, source, material.train_images, view)
-            for view in range(stage.views)
-        ]
-        train_inputs = meta_inputs = np.stack(views)
-        if stage.meta.source == 'redraw':
-            meta_inputs = _extract(network, current, recipe, source, material.meta_images, 0)[None]
-        test_inputs = _extract(network, current, recipe, source, source.test_images, 0)
-        probe_inputs, read = train_inputs[0], resident.read_features
-    else:
-        train_inputs, meta_inputs = material.train_images, material.meta_images
-        test_inputs, probe_inputs, read = source.test_images, material.train_images, read_images
+    inputs = stage_inputs(recipe, stage, material, network, current, cached=cached)
+    logits = _stage_logits(network, stage, cached=cached)
+    task = steps.Task(
+        logits=logits,
+        read=inputs.read,
+        class_counts=material.class_counts,
+        meta_counts=material.class_counts,
+        place=lambda batch: jax.lax.with_sharding_constraint(batch, mesh.by_example(devices)),
+    )
+    scans = cached or jax.default_backend() != 'cpu'
+    return stages.Loop(
+        name=name,
+        stage=stage,
+        recipe=recipe,
+        step=steps.make_step(task, stage, rebalancer),
+        rebalancer=rebalancer,
+        train_inputs=jax.device_put(inputs.train, mesh.replicated(devices)),
+        meta_inputs=jax.device_put(inputs.meta, mesh.replicated(devices)),
+        evaluate=_stage_evaluation(recipe, stage, material, logits, inputs, rebalancer),
+        steps_per_call=recipe.steps_per_call or (SCANNED_STEPS if scans else 1),
+    )
+
+
+def _stage_logits(network: Network, stage: Stage, *, cached: bool) -> steps.Logits:
+    """What the stage computes of its inputs: the whole network, or its classifier of features."""
+    whole = _whole_network(network)
 
     def logits(
         params: PyTree, batch_stats: PyTree, inputs: jax.Array, train: bool
@@ -317,35 +273,47 @@ def _loop(
         if cached:
             return network.logits(params['classifier'], inputs), batch_stats
         # A frozen backbone is used as at test: its batch statistics do not move.
-        trains_backbone = train and stage.trains == 'all'
-        features, batch_stats = network.features(
-            params['backbone'], batch_stats, inputs, trains_backbone
-        )
+        return whole(params, batch_stats, inputs, train and stage.trains == 'all')
+
+    return logits
+
+
+def _whole_network(network: Network) -> steps.Logits:
+    def logits(
+        params: PyTree, batch_stats: PyTree, images: jax.Array, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        features, batch_stats = network.features(params['backbone'], batch_stats, images, train)
         return network.logits(params['classifier'], features), batch_stats
 
-    task = steps.Task(
-        logits=logits,
-        read=read,
-        class_counts=material.class_counts,
-        meta_counts=material.class_counts,
-        place=lambda batch: jax.lax.with_sharding_constraint(batch, mesh.by_example(devices)),
-    )
-    counts = np.asarray(material.class_counts)
+    return logits
+
+
+def _stage_evaluation(
+    recipe: Recipe,
+    stage: Stage,
+    material: Material,
+    logits: steps.Logits,
+    inputs: StageInputs,
+    rebalancer: Rebalancer | None,
+) -> Callable[[TrainState], dict[str, Any]]:
+    """What is recorded during training: the test set, and the classes' gradient weights."""
+    counts, source = np.asarray(material.class_counts), material.source
     places, labels = _probe(counts, recipe.evaluation.gradient_examples)
-    evaluator = _evaluator(recipe, material, logits, source)
+    evaluator = _evaluator(recipe, material, logits)
     log_prior = priors.log_prior(counts)
 
     @jax.jit
     def probe_logits(current: TrainState, inputs: jax.Array) -> jax.Array:
-        return logits(current.params, current.batch_stats, _normalised(inputs, source), False)[0]
+        variables = current.params, current.batch_stats
+        return logits(*variables, normalised(inputs, source), False)[0]
 
     def evaluate(current: TrainState) -> dict[str, Any]:
         variables = (current.params, current.batch_stats)
-        result = evaluator(variables, test_inputs, source.test_labels)['uniform']
+        result = evaluator(variables, inputs.test, source.test_labels)['uniform']
         del result['confusion_matrix'], result['reliability']
         weights = np.asarray(
             diagnostics.effective_gradient_weights(
-                probe_logits(current, probe_inputs[places]),
+                probe_logits(current, inputs.probe[places]),
                 labels,
                 log_prior,
                 tau=stage.tau,
@@ -359,92 +327,30 @@ def _loop(
             'gradient_weight_exponent': exponent if np.isfinite(exponent) else None,
         }
 
-    scans = cached or jax.default_backend() != 'cpu'
-    return stages.Loop(
-        name=name,
-        stage=stage,
-        recipe=recipe,
-        step=steps.make_step(task, stage, rebalancer),
-        rebalancer=rebalancer,
-        train_inputs=jax.device_put(train_inputs, mesh.replicated(devices)),
-        meta_inputs=jax.device_put(meta_inputs, mesh.replicated(devices)),
-        evaluate=evaluate,
-        steps_per_call=recipe.steps_per_call or (SCANNED_STEPS if scans else 1),
-    )
+    return evaluate
 
 
 def _final_evaluation(
     recipe: Recipe, material: Material, network: Network, final: TrainState
 ) -> dict[str, Any]:
-    def logits(
-        params: PyTree, batch_stats: PyTree, images: jax.Array, train: bool
-    ) -> tuple[jax.Array, PyTree]:
-        features, batch_stats = network.features(params['backbone'], batch_stats, images, train)
-        return network.logits(params['classifier'], features), batch_stats
-
-    evaluator = _evaluator(recipe, material, logits, material.source)
+    evaluator = _evaluator(recipe, material, _whole_network(network))
     source = material.source
     return evaluator((final.params, final.batch_stats), source.test_images, source.test_labels)
 
 
 def _evaluator(
-    recipe: Recipe, material: Material, logits: Callable[..., Any], source: sources.Source
+    recipe: Recipe, material: Material, logits: steps.Logits
 ) -> Callable[..., dict[str, dict[str, Any]]]:
-    settings = recipe.evaluation
+    settings, source = recipe.evaluation, material.source
     return evaluation.make_evaluator(
-        lambda variables, inputs: logits(*variables, _normalised(inputs, source), False)[0],
+        lambda variables, inputs: logits(
+            variables[0], variables[1], normalised(inputs, source), False
+        )[0],
         material.class_counts,
         settings.test_priors,
         settings.post_hoc_tau,
         settings.batch_size,
     )
-
-
-def _normalised(inputs: jax.Array, source: sources.Source) -> jax.Array:
-    """Images as the network takes them; features as they are."""
-    if inputs.dtype != jnp.uint8:
-        return inputs
-    return augment.normalise(inputs, np.asarray(source.mean), np.asarray(source.std))
-
-
-def _image_reader(recipe: Recipe, source: sources.Source) -> Callable[..., jax.Array]:
-    augment_images = resident.augmentation(recipe.data.augmentation)
-
-    def read(inputs: jax.Array, examples: jax.Array, key: jax.Array) -> jax.Array:
-        return _normalised(augment_images(key, inputs[examples]), source)
-
-    return read
-
-
-def _extract(
-    network: Network,
-    current: TrainState,
-    recipe: Recipe,
-    source: sources.Source,
-    images: np.ndarray,
-    view: int,
-) -> np.ndarray:
-    """Features of the frozen backbone, ``[examples, features]``; view 0 is the plain image."""
-    read = _image_reader(recipe, source)
-
-    @jax.jit
-    def extract(backbone: PyTree, batch_stats: PyTree, images: jax.Array, key: jax.Array) -> Any:
-        if view:
-            inputs = read(images, jnp.arange(images.shape[0]), key)
-        else:
-            inputs = _normalised(images, source)
-        return network.features(backbone, batch_stats, inputs, False)[0]
-
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), 2**20), view)
-    parts = []
-    for start in range(0, len(images), FEATURE_BATCH):
-        batch = images[start : start + FEATURE_BATCH]
-        padded = np.pad(batch, [(0, FEATURE_BATCH - len(batch))] + [(0, 0)] * (images.ndim - 1))
-        features = extract(
-            current.params['backbone'], current.batch_stats, padded, jax.random.fold_in(key, start)
-        )
-        parts.append(np.asarray(features)[: len(batch)])
-    return np.concatenate(parts)
 
 
 def _probe(counts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,8 @@ from balms_jax.training.recipe import Meta, Optimizer, Stage
 from balms_jax.training.state import TrainState
 
 PyTree = Any
+Logits = Callable[[PyTree, PyTree, jax.Array, bool], tuple[jax.Array, PyTree]]
+"""(params, batch_stats, inputs, train) → ([batch, classes], batch_stats)"""
 Step = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 # Streams of randomness within a step.
@@ -26,8 +28,7 @@ DRAW, READ, META_DRAW, META_READ, MIX = range(5)
 class Task:
     """What a stage trains on what, as pure functions."""
 
-    logits: Callable[[PyTree, PyTree, jax.Array, bool], tuple[jax.Array, PyTree]]
-    """(params, batch_stats, inputs, train) → ([batch, classes], batch_stats)"""
+    logits: Logits
     read: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     """(resident inputs, places [batch], key) → inputs of the batch, augmented"""
     class_counts: tuple[int, ...]

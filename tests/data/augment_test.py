@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from balms_jax.data import augment
+from balms_jax.data import augment, image_operations
 
 SIDE = 32
 GREY = (128, 128, 128)
@@ -85,7 +85,7 @@ def _pillow_operation(name, level, sign):
     }[name]
 
 
-@pytest.mark.parametrize('operation', [augment.equalize, augment.invert])
+@pytest.mark.parametrize('operation', [image_operations.equalize, image_operations.invert])
 def test_tables_are_pillows(operation):
     """Both are integer maps of the values, so nothing may differ."""
     np.testing.assert_array_equal(
@@ -96,14 +96,14 @@ def test_tables_are_pillows(operation):
 @pytest.mark.parametrize('bits', [1, 4, 5, 6, 7, 8])
 def test_posterize_is_pillows(bits):
     """A bit mask."""
-    ours = _batched(augment.posterize, bits)
+    ours = _batched(image_operations.posterize, bits)
     np.testing.assert_array_equal(ours, _by_pillow(lambda image: ImageOps.posterize(image, bits)))
 
 
 @pytest.mark.parametrize('threshold', [0, 1, 56.89, 128, 199.11, 255, 256])
 def test_solarize_is_pillows(threshold):
     """A comparison with a real threshold: 256 changes nothing, 0 inverts everything."""
-    ours = _batched(augment.solarize, threshold)
+    ours = _batched(image_operations.solarize, threshold)
     pillows = _by_pillow(lambda image: ImageOps.solarize(image, threshold))
     np.testing.assert_array_equal(ours, pillows)
 
@@ -114,7 +114,7 @@ def test_autocontrast_is_pillows_but_for_exact_integers():
     Its rounding error can lose a level only where the exact quotient is an integer; there we give
     the integer. Everywhere else the results agree.
     """
-    ours = _batched(augment.autocontrast).astype(int)
+    ours = _batched(image_operations.autocontrast).astype(int)
     pillows = _by_pillow(ImageOps.autocontrast).astype(int)
     low = IMAGES.min((1, 2), keepdims=True).astype(int)
     spread = np.maximum(IMAGES.max((1, 2), keepdims=True) - low, 1)
@@ -127,7 +127,7 @@ def test_autocontrast_is_pillows_but_for_exact_integers():
 def test_enhancements_are_pillows(name):
     """Integer degenerate image, then a float32 blend, rounded as Pillow's is and truncated."""
     for factor in (0.0, *np.linspace(0.1, 1.9, 19)):
-        ours = _batched(getattr(augment, name), factor)
+        ours = _batched(getattr(image_operations, name), factor)
         enhancer = getattr(ImageEnhance, name.capitalize())
         pillows = _by_pillow(lambda image, f=factor, e=enhancer: e(image).enhance(f))
         assert _levels_apart(ours, pillows).max() <= BLEND_TOLERANCE, factor
@@ -139,7 +139,7 @@ def test_nearest_neighbour_operations_are_pillows(name):
     for level in range(10):
         for sign in (-1, 1):
             strength = augment._strength(name, level, sign)
-            ours = _batched(getattr(augment, name), strength)
+            ours = _batched(getattr(image_operations, name), strength)
             pillows = _by_pillow(_pillow_operation(name, level, sign))
             np.testing.assert_array_equal(ours, pillows, err_msg=f'level {level}, sign {sign}')
 
@@ -155,7 +155,7 @@ def test_shears_are_pillows_to_one_level(name):
     for level in range(10):
         for sign in (-1, 1):
             strength = augment._strength(name, level, sign)
-            ours = _batched(getattr(augment, name), strength)
+            ours = _batched(getattr(image_operations, name), strength)
             apart = _levels_apart(ours, _by_pillow(_pillow_operation(name, level, sign)))
             assert apart.max() <= 1, (level, sign)
             assert np.mean(apart > 0) < 0.02, (level, sign)
@@ -174,7 +174,7 @@ def test_geometry_holds_for_oblong_images(size):
         'shear_y': _affine((1, 0, 0, 0.3, 1, 0), Image.BICUBIC)(pillow_image),
     }
     for name, pillows in expected.items():
-        ours = np.asarray(getattr(augment, name)(jnp.asarray(image), 0.3))
+        ours = np.asarray(getattr(image_operations, name)(jnp.asarray(image), 0.3))
         assert _levels_apart(ours, np.asarray(pillows)).max() <= name.startswith('shear'), name
 
 
