@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures('standard_promotion')
 
 CLASSES, FEATURES, BATCH = 4, 5, 12
 COUNTS = np.array([40, 20, 8, 2])
-EXACT = ('reverse', 'forward_over_reverse')
+EXACT = ('reverse', 'forward_over_reverse', 'lean')
 
 
 def network(params, inputs):
@@ -128,7 +128,8 @@ def test_exact_modes_agree_for_every_rebalancer_after_some_steps(name):
             take_step(mode, OPTIMIZERS['nesterov'], REBALANCERS[name], warm_steps=3)
             for mode in EXACT
         ]
-        np.testing.assert_allclose(outs[0].psi_grad, outs[1].psi_grad, rtol=1e-10, atol=1e-14)
+        for out in outs[1:]:
+            np.testing.assert_allclose(out.psi_grad, outs[0].psi_grad, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize('mode', meta_gradients.MODES)
@@ -184,6 +185,68 @@ def test_closed_form_of_one_sgd_step(mode):
         np.testing.assert_allclose(out.psi_grad, wanted, rtol=1e-10)
 
 
+@pytest.mark.parametrize('mode', meta_gradients.MODES)
+@pytest.mark.parametrize('optimizer', ['momentum', 'adamw', 'clip', 'frozen'])
+def test_k_steps_equal_grad_through_the_written_out_steps(mode, optimizer):
+    """Momentum and weight decay carry the derivative from step to step."""
+    optimizer, rebalancer = OPTIMIZERS[optimizer], REBALANCERS['meta_sampler']
+    with jax.enable_x64(True):
+        psi, params, _, meta_batch = problem(rebalancer)
+        batches = [problem(rebalancer, seed)[2] for seed in range(3)]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+        loss = functools.partial(train_loss, rebalancer=rebalancer)
+        step = meta_gradients.value_and_meta_grad(loss, meta_loss, optimizer, mode=mode, steps=3)
+        out = jax.jit(step)(psi, params, optimizer.init(params), stacked, meta_batch)
+
+        def through_the_steps(psi):
+            after, opt_state = params, optimizer.init(params)
+            for batch in batches:
+                grads = jax.grad(lambda p, batch=batch: loss(p, psi, batch)[0])(after)
+                updates, opt_state = optimizer.update(grads, opt_state, after)
+                after = optax.apply_updates(after, updates)
+            return meta_loss(after, meta_batch)[0], (after, opt_state)
+
+        wanted, (after, opt_state) = jax.jit(jax.grad(through_the_steps, has_aux=True))(psi)
+        rtol = 1e-6 if mode == 'finite_difference' else 1e-10
+        np.testing.assert_allclose(out.psi_grad, wanted, rtol=rtol, atol=1e-13)
+        chex.assert_trees_all_close(out.params, after, rtol=1e-10)
+        chex.assert_trees_all_close(out.opt_state, opt_state, rtol=1e-10)
+        assert out.train_loss.shape == out.train_aux.shape == (3,)
+
+
+def test_mixed_mode_keeps_no_backward_pass_of_the_steps():
+    """Its memory grows by parameters and state a step; reverse keeps every step's activations."""
+    optimizer = optax.sgd(0.3, 0.9)
+
+    def deep_loss(weights, psi, inputs):
+        for layer in range(20):
+            inputs = jnp.tanh(inputs @ weights[layer])
+        return jnp.mean(jax.nn.sigmoid(psi) * inputs**2), None
+
+    def temp_memory(mode, steps):
+        weights, psi, inputs = jnp.ones((20, 8, 8)), jnp.zeros(()), jnp.ones((steps, 500, 8))
+        step = meta_gradients.value_and_meta_grad(
+            deep_loss, lambda w, x: deep_loss(w, 0.0, x), optimizer, mode=mode, steps=steps
+        )
+        lowered = jax.jit(step).lower(psi, weights, optimizer.init(weights), inputs, inputs[0])
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    growth = {mode: temp_memory(mode, 4) / temp_memory(mode, 2) for mode in EXACT}
+    assert growth['forward_over_reverse'] < 1.25 < 1.5 < growth['reverse']
+
+
+def test_steps_are_checked():
+    """A batch without the axis of steps would be cut into examples."""
+    with pytest.raises(ValueError, match='steps: got 0, wanted a whole number of at least 1'):
+        meta_gradients.value_and_meta_grad(train_loss, meta_loss, optax.sgd(0.1), steps=0)
+    psi, params, batch, meta_batch = problem(REBALANCERS['meta_sampler'])
+    step = meta_gradients.value_and_meta_grad(train_loss, meta_loss, optax.sgd(0.1), steps=2)
+    with pytest.raises(
+        ValueError, match=r'batch: got an array of shape \(12, 5\), wanted a leadin'
+    ):
+        step(psi, params, optax.sgd(0.1).init(params), batch, meta_batch)
+
+
 def test_psi_may_be_any_hyperparameter():
     """Nothing in the product says that ψ weighs losses: here it is τ itself and a logit shift."""
     with jax.enable_x64(True):
@@ -203,7 +266,8 @@ def test_psi_may_be_any_hyperparameter():
             )
             for mode in EXACT
         ]
-        chex.assert_trees_all_close(outs[0].psi_grad, outs[1].psi_grad, rtol=1e-10)
+        for out in outs[1:]:
+            chex.assert_trees_all_close(out.psi_grad, outs[0].psi_grad, rtol=1e-10)
         assert float(jnp.abs(outs[0].psi_grad['tau'])) > 0
 
 
@@ -286,20 +350,29 @@ def test_exact_modes_agree_on_resnet32_in_double_precision():
         for mode in EXACT:
             step, _, arguments = resnet_step(mode, dtype=jnp.float64, batch_size=8)
             grads.append(np.asarray(jax.jit(step)(*arguments).psi_grad))
-    relative = np.linalg.norm(grads[0] - grads[1]) / np.linalg.norm(grads[0])
-    assert relative < 1e-10
+    for grad in grads[1:]:
+        assert np.linalg.norm(grad - grads[0]) < 1e-10 * np.linalg.norm(grads[0])
 
 
-@pytest.mark.parametrize('mode', EXACT)
-def test_compiled_cost_is_at_the_floor(mode):
-    """8 forward passes against 3 of the plain step, as the compiler counts them, and no copy more.
+@pytest.mark.parametrize(
+    ('mode', 'most_flops', 'most_memory'),
+    [
+        ('reverse', 2.67, 1.75),
+        ('forward_over_reverse', 2.67, 1.75),
+        ('lean', 3.0, 1.1),
+        ('finite_difference', 2.7, 1.05),
+    ],
+)
+def test_compiled_cost_is_at_the_floor(mode, most_flops, most_memory):
+    """As the compiler counts: 8 forward passes against 3 of the plain step, 9 for the lean mode.
 
-    The floor is 8/3; a real step computed again would make it 11/3.
+    A real step computed again would make it 11/3. Memory beyond the plain step's is a few copies
+    of the parameters, which weigh less in a deeper network than in this one.
     """
     step, plain, arguments = resnet_step(mode, dtype=jnp.float32, batch_size=64, depth='resnet14')
     meta = jax.jit(step).lower(*arguments).compile()
     base = jax.jit(plain).lower(*arguments[1:4]).compile()
     flops = meta.cost_analysis()['flops'] / base.cost_analysis()['flops']
     memory = meta.memory_analysis().temp_size_in_bytes / base.memory_analysis().temp_size_in_bytes
-    assert 2.3 < flops <= 2.67
-    assert memory <= 1.75
+    assert 2.3 < flops <= most_flops
+    assert memory <= most_memory

@@ -25,9 +25,9 @@ from balms_jax.report.comparison import (
     problem,
 )
 from balms_jax.report.figure_style import method_colors
+from balms_jax.report.html import document
 from balms_jax.report.runs import SHOT_GROUPS, Run, RunError, read_run
 from balms_jax.report.sections import ProblemFigures
-from balms_jax.report.style import CSS
 from balms_jax.report.tables import prior_table, results_table, run_table, unbroken
 
 
@@ -85,28 +85,8 @@ def page(runs: Sequence[Run]) -> str:
     methods = in_words(dict.fromkeys(group.label for group in groups))
     datasets = dict.fromkeys(DATASET_NAMES.get(d := run.facts['dataset'], d) for run in runs)
     title = f'{methods} on long-tailed {in_words(datasets)}'
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{CSS}</style>
-</head>
-<body>
-<main>
-<header>
-<p class="kicker">balms_jax · long-tailed recognition</p>
-<h1>{escape(title)}</h1>
-</header>
-{''.join(sections)}
-<footer>Written by <code>python -m balms_jax.report</code> from {escape(_folders(runs))}.</footer>
-</main>
-</body>
-</html>
-"""
+    footer = f'Written by <code>python -m balms_jax.report</code> from {escape(_folders(runs))}.'
+    return document(title, ''.join(sections), footer)
 
 
 def finding(groups: Sequence[Replicates]) -> str:

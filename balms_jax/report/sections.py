@@ -1,16 +1,13 @@
 """The figures of a page, with captions and alternative texts."""
 
-import base64
 import math
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from balms_jax.report import figures, figures_over_time
 from balms_jax.report.comparison import Replicates, absent_groups, in_words
-from balms_jax.report.figure_style import HALF, svg
+from balms_jax.report.html import embedded
 from balms_jax.report.runs import SHOT_GROUPS, shot_mask
 
 
@@ -55,7 +52,7 @@ class ProblemFigures:
                 accuracies, self.counts, self.names, self.colors, deviations
             )
             items.append(
-                _figure(
+                embedded(
                     figure,
                     'Accuracy of every class, from the most to the least training images'
                     + (' (points; lines are running means over 11 classes)' if many else '')
@@ -77,7 +74,7 @@ class ProblemFigures:
                 'It is watched only: no epoch is selected by it.'
             )
             alt = f'Test accuracy curves of {in_words(curves)}.'
-            items.append(_figure(figure, caption, alt))
+            items.append(embedded(figure, caption, alt))
         return items
 
     def _shots(self, groups: Sequence[Replicates]) -> str:
@@ -99,7 +96,7 @@ class ProblemFigures:
             'Test accuracy (%) over all classes and by shot group: many (more than 100 training '
             'images), medium (20 to 100), few (fewer than 20). ' + absent_groups(self.counts)
         )
-        return _figure(figure, caption, f'Accuracy by shot group for {in_words(pairs)}.')
+        return embedded(figure, caption, f'Accuracy by shot group for {in_words(pairs)}.')
 
     def learned(self) -> list[str]:
         """Learned rates or weights over training, and the draw they end in."""
@@ -130,7 +127,7 @@ class ProblemFigures:
                         steps, rates, self.counts, run.stages, ylabel
                     )
                     alt = f'{ylabel} of every class over training for {group.label}.'
-                    items.append(_figure(figure, f'{whose}: {caption}', alt))
+                    items.append(embedded(figure, f'{whose}: {caption}', alt))
         draws = {}
         for group in self.groups:
             series = [run.series('rates', 'class_probabilities')[1] for run in group.runs]
@@ -143,7 +140,7 @@ class ProblemFigures:
                 'between instance-balanced draws (q ∝ n) and class-balanced draws (q = 1/C).'
             )
             alt = f'Final class draw distribution of {in_words(draws)}.'
-            items.append(_figure(figure, caption, alt))
+            items.append(embedded(figure, caption, alt))
         return items
 
     def balance(self) -> list[str]:
@@ -152,7 +149,7 @@ class ProblemFigures:
         likelihoods, _ = self.finals('marginal_likelihood')
         if likelihoods:
             items.append(
-                _figure(
+                embedded(
                     figures.marginal_likelihood(likelihoods, self.counts, self.names, self.colors),
                     'Marginal likelihood p(y): the mean predicted probability of each class on '
                     'the test set, classes weighed equally. Ideal is the level line 1/C; a fall to '
@@ -170,7 +167,7 @@ class ProblemFigures:
                 'its loss vanishes; below −1 rare classes are over-balanced.'
             )
             alt = f'Gradient-weight exponent over training for {in_words(exponents)}.'
-            items.append(_figure(figure, caption, alt))
+            items.append(embedded(figure, caption, alt))
         weights = {}
         for group in self.groups:
             steps, values = group.first.series('evaluation', 'gradient_weights')
@@ -185,7 +182,7 @@ class ProblemFigures:
                 '−2 is over-balance (the loss and the sampler both count 1/n).'
             )
             alt = f'Effective gradient weights against class counts for {in_words(weights)}.'
-            items.append(_figure(figure, caption, alt))
+            items.append(embedded(figure, caption, alt))
         return items
 
     def training(self) -> list[str]:
@@ -205,7 +202,7 @@ class ProblemFigures:
                 + '. Methods minimise different losses, so compare shapes, not levels.'
             )
             alt = f'Training loss curves of {in_words(losses)}.'
-            items.append(_figure(figure, caption, alt))
+            items.append(embedded(figure, caption, alt))
         items += self._reliability()
         confusions, _ = self.finals('confusion_matrix')
         if confusions:
@@ -217,7 +214,7 @@ class ProblemFigures:
                 'is rare classes taken for frequent ones.'
             )
             alt = f'Confusion matrices of {in_words(confusions)}.'
-            items.append(_figure(figure, caption, alt))
+            items.append(embedded(figure, caption, alt))
         return items
 
     def _reliability(self) -> list[str]:
@@ -235,7 +232,7 @@ class ProblemFigures:
                 'weighted by these shares.'
             )
             alt = f'Reliability diagram of {in_words(diagrams)}.'
-            return [_figure(figure, caption, alt)]
+            return [embedded(figure, caption, alt)]
         return []
 
 
@@ -254,14 +251,3 @@ def _curve(
             pieces = np.array_split(array, number if total > spans else len(array))
             line += [*(piece.mean() for piece in pieces), math.nan]
     return np.array(joined[0]), np.array(joined[1])
-
-
-def _figure(figure: Figure, caption: str, alt: str) -> str:
-    width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    data = base64.b64encode(svg(figure)).decode('ascii')
-    shape = 'wide' if width > 96 * HALF[0] else 'half'
-    return (
-        f'<figure class="{shape}"><div class="plate"><img alt="{escape(alt)}" width="{width}" '
-        f'height="{height}" src="data:image/svg+xml;base64,{data}"></div>\n'
-        f'<figcaption>{escape(caption)}</figcaption></figure>\n'
-    )

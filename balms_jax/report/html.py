@@ -1,4 +1,12 @@
-"""The page's style sheet."""
+"""The page as HTML: its style, its frame, and a figure or a table in it."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from matplotlib.figure import Figure
+
+from balms_jax.report.figure_style import HALF, svg
 
 CSS = """
 :root {
@@ -76,3 +84,58 @@ footer { margin-top: 3.5rem; color: var(--soft); font-size: .8rem; overflow-wrap
   h2 { margin-top: 1.6rem; }
 }
 """
+
+
+def document(title: str, body: str, footer: str) -> str:
+    """A whole self-contained page, which needs no network and no scripts.
+
+    Args:
+        title: plain text.
+        body: HTML.
+        footer: HTML.
+
+    Returns:
+        The document.
+    """
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{CSS}</style>
+</head>
+<body>
+<main>
+<header>
+<p class="kicker">balms_jax · long-tailed recognition</p>
+<h1>{escape(title)}</h1>
+</header>
+{body}
+<footer>{footer}</footer>
+</main>
+</body>
+</html>
+"""
+
+
+def embedded(drawing: Figure, caption: str, alt: str) -> str:
+    """A figure with its caption, embedded as SVG."""
+    width, height = (round(96 * inches) for inches in drawing.get_size_inches())
+    data = base64.b64encode(svg(drawing)).decode('ascii')
+    shape = 'wide' if width > 96 * HALF[0] else 'half'
+    return (
+        f'<figure class="{shape}"><div class="plate"><img alt="{escape(alt)}" width="{width}" '
+        f'height="{height}" src="data:image/svg+xml;base64,{data}"></div>\n'
+        f'<figcaption>{escape(caption)}</figcaption></figure>\n'
+    )
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A plain table; the keys of the first row are the headings."""
+    heading = ''.join(f'<th scope="col">{escape(name)}</th>' for name in rows[0])
+    lines = (''.join(f'<td>{escape(text)}</td>' for text in row.values()) for row in rows)
+    body = ''.join(f'<tr>{line}</tr>\n' for line in lines)
+    return f'<table><thead><tr>{heading}</tr></thead>\n<tbody>{body}</tbody></table>\n'
