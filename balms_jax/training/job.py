@@ -21,7 +21,14 @@ from balms_jax.training.inputs import StageInputs, normalised, stage_inputs
 from balms_jax.training.interruption import Interruption
 from balms_jax.training.material import Material, load_material
 from balms_jax.training.progress import Progress
-from balms_jax.training.recipe import ConfigError, Recipe, Stage, check, check_against_data
+from balms_jax.training.recipe import (
+    ConfigError,
+    Recipe,
+    Stage,
+    cautions,
+    check,
+    check_against_data,
+)
 from balms_jax.training.records import Records, WorkdirError, identity, write_json
 from balms_jax.training.state import TrainState
 
@@ -63,6 +70,8 @@ def train(
     _check_divisible(recipe, devices.size)
     material = load_material(recipe)
     check_against_data(recipe, material.class_counts)
+    for caution in cautions(recipe, material.class_counts):
+        progress.say(f'caution: {caution}')
     records = Records(workdir, config, tensorboard=recipe.records.tensorboard)
     if stage_1_from is not None:
         take_over_stage_1(Path(stage_1_from), workdir, recipe.stage_1.steps)

@@ -4,6 +4,7 @@ The only place that reads a config. Everything else takes these plain, frozen va
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -203,6 +204,20 @@ def check_against_data(recipe: Recipe, class_counts: tuple[int, ...]) -> None:
                 f'{name}.meta.batch_size: got {meta.batch_size}, wanted at least one of each of '
                 f'{len(class_counts)} classes for a stratified meta batch'
             )
+
+
+def cautions(recipe: Recipe, class_counts: tuple[int, ...]) -> list[str]:
+    """What can be run, but will hardly do what is meant; a sentence each."""
+    held = [n for n in class_counts if n]
+    spread = math.log(max(held) / min(held))
+    taus = [stage.tau for stage in recipe.stages.values()]
+    model, said = recipe.model, []
+    if model.classifier == 'cosine' and 2 * model.scale < max(taus) * spread:
+        said.append(
+            f'model.scale: with {model.scale:g} the logits differ by {2 * model.scale:g} at most, '
+            f'and the log prior by {max(taus) * spread:.1f}: the prior decides alone'
+        )
+    return said
 
 
 def _check_stage(name: str, stage: Stage) -> None:

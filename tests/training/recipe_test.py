@@ -75,6 +75,15 @@ def test_batches_are_checked_against_the_data():
         recipe.check_against_data(values, (6,) * 10)
 
 
+def test_cosine_logits_that_the_prior_swamps_are_cautioned_against():
+    """log 100 = 4.6 between head and tail, and unscaled cosines differ by 2 at most."""
+    counts = (100, 10, 1)
+    small = recipe.from_config(change('model', {'classifier': 'cosine', 'scale': 1.0}))
+    assert 'the prior decides alone' in recipe.cautions(small, counts)[0]
+    fine = recipe.from_config(change('model', {'classifier': 'cosine', 'scale': 16.0}))
+    assert recipe.cautions(fine, counts) == []
+
+
 def test_a_decoupled_method_starts_as_softmax_does():
     """So that one softmax run gives the backbone of every decoupled row."""
     base = recipe.from_config(digits_lt.get_config('method=softmax'))
