@@ -110,7 +110,7 @@ def cpu(dataset: str, imbalance_factor: float) -> recipe.Recipe:
             steps=2_000,
             batch_size=128,
             features='cached',
-            views=2,
+            views=8,
             optimizer=recipe.Optimizer(learning_rate=0.1),
             meta=meta,
         ),
