@@ -14,16 +14,12 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from balms_jax.data.sources import DataNotFoundError
 from balms_jax.report import write_report
 from balms_jax.training import job
-from balms_jax.training.checkpoints import CheckpointError
 from balms_jax.training.interruption import Interrupted
 from balms_jax.training.methods import METHODS
 from balms_jax.training.progress import Progress
 from balms_jax.training.recipe import from_config
-from balms_jax.training.records import WorkdirError
-from balms_jax.training.stages import NonFiniteLossError
 
 CONFIG = config_flags.DEFINE_config_file(
     'config',
@@ -36,15 +32,6 @@ STAGE_1_FROM = flags.DEFINE_string(
     'stage_1_from',
     None,
     'Another run, whose finished first stage (the same as here) is taken over.',
-)
-
-FAILURES = (
-    CheckpointError,
-    DataNotFoundError,
-    NonFiniteLossError,
-    OSError,
-    ValueError,
-    WorkdirError,
 )
 
 
@@ -75,7 +62,10 @@ def main(arguments: list[str]) -> int:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
-    except FAILURES as error:
+    except KeyboardInterrupt:
+        print('stopped at once, without a checkpoint of this moment', file=sys.stderr)
+        return 130
+    except job.FAILURES as error:
         print(f'{type(error).__name__}: {error}', file=sys.stderr)
         return 1
     return 0

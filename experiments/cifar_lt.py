@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from balms_jax.training import methods
 from configs import cifar_lt
 from experiments.comparison import compare
 
@@ -27,7 +28,6 @@ METHODS = (
     'balms',
 )
 SEEDS = {'cpu': (0,), 'paper': (0, 1, 2)}
-RESULTS = Path(__file__).parent / 'results'
 
 
 def main() -> None:
@@ -38,10 +38,11 @@ def main() -> None:
     parser.add_argument('--scale', choices=SEEDS, default='cpu')
     parser.add_argument('--dataset', choices=('cifar10', 'cifar100'), default='cifar10')
     parser.add_argument('--imbalance_factor', type=float, default=100.0)
-    parser.add_argument('--methods', nargs='+', default=METHODS)
+    parser.add_argument('--methods', nargs='+', default=METHODS, choices=list(methods.METHODS))
     parser.add_argument('--seeds', nargs='+', type=int)
     parser.add_argument('--data_dir', default='')
-    parser.add_argument('--folder', type=Path, default=Path('runs/cifar_lt'))
+    parser.add_argument('--folder', type=Path, default=Path('runs/cifar_lt'), help='of the runs')
+    parser.add_argument('--results', type=Path, help='of the page; by default folder')
     arguments = parser.parse_args()
     name = f'{arguments.dataset}_lt_{arguments.imbalance_factor:g}_{arguments.scale}'
 
@@ -54,7 +55,7 @@ def main() -> None:
         return values
 
     seeds = arguments.seeds or SEEDS[arguments.scale]
-    compare(config, arguments.methods, seeds, arguments.folder / name, RESULTS / name)
+    compare(config, arguments.methods, seeds, arguments.folder / name, arguments.results)
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from balms_jax.report import comparison_table, markdown_table, read_run, write_r
 from balms_jax.training import job
 from balms_jax.training.progress import Progress
 from balms_jax.training.recipe import from_config
+from balms_jax.training.records import check_workdir
 
 # The page has more columns than a terminal.
 SHOWN = ('method', 'seeds', 'top-1 %', 'many %', 'medium %', 'few %', 'ECE %')
@@ -47,10 +48,11 @@ def compare(
         for seed in seeds:
             run_dir = folder / f'{method}-{seed}'
             run_dirs.append(run_dir)
-            if (run_dir / 'evaluation.json').exists():
-                continue
             values = config(method)
             values.seed = seed
+            if (run_dir / 'evaluation.json').exists():
+                check_workdir(run_dir, values.to_dict())
+                continue
             backbone = folder / f'softmax-{seed}'
             shares = 'stage_2' in recipes[method].stages and (backbone / 'evaluation.json').exists()
             job.train(

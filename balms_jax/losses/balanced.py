@@ -458,6 +458,10 @@ def _fitting_prior(
     if known is not None and np.any(np.isnan(known) | (known == np.inf)):
         raise ValueError(f'{name}: got NaN or +inf, wanted finite numbers or -inf')
     log_prior = jnp.asarray(log_prior)
+    if jnp.issubdtype(log_prior.dtype, jnp.integer):
+        raise ValueError(
+            f'{name}: got {log_prior.dtype}, wanted logs; for counts: balms_jax.log_prior(counts)'
+        )
     class_shape = tuple(logits.shape[a] for a in axes)
     known_axes: tuple[int, ...] | None = axes
     if log_prior.ndim != logits.ndim or log_prior.ndim == 1:

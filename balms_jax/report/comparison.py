@@ -101,9 +101,32 @@ def group_runs(runs: Sequence[Run]) -> list[Replicates]:
     ]
 
 
+def unequal_settings(groups: Sequence[Replicates]) -> list[str]:
+    """What methods should share to be compared, and do not: network, augmentation, schedule."""
+    keys = ['model', 'data.augmentation']
+    keys += [f'stage_{n}.{name}' for n in (1, 2) for name in ('steps', 'batch_size', 'optimizer')]
+    unequal = []
+    for key in keys:
+        values = []
+        for group in groups:
+            value: Any = group.first.config
+            stage = key.split('.')[0]
+            if stage.startswith('stage') and not value.get(stage, {}).get('steps'):
+                continue  # A method without the stage is another method, not another schedule.
+            for part in key.split('.'):
+                value = value.get(part) if isinstance(value, dict) else None
+            values.append(value)
+        if any(value != values[0] for value in values):
+            unequal.append(key)
+    return unequal
+
+
 def _method_label(run: Run) -> str:
     method = run.facts['method']
     label = METHOD_NAMES.get(method, method.replace('_', ' '))
+    post_hoc = run.config.get('evaluation', {}).get('post_hoc_tau')
+    if post_hoc:
+        label += f', post-hoc τ = {post_hoc:g}'
     return label if run.finished else f'{label} (unfinished)'
 
 

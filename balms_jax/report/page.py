@@ -23,6 +23,7 @@ from balms_jax.report.comparison import (
     group_runs,
     in_words,
     problem,
+    unequal_settings,
 )
 from balms_jax.report.figure_style import method_colors
 from balms_jax.report.html import document
@@ -122,6 +123,9 @@ def finding(groups: Sequence[Replicates]) -> str:
         elif mean - other <= 2 * math.sqrt(sum(errors)):
             sentence += ', which is no more than twice its standard error over seeds'
         sentence += _few_shot_clause(measured, best)
+        unequal = unequal_settings(measured)
+        if unequal:
+            sentence += f'. Mind that the runs also differ in {in_words(unequal)}'
     else:
         shots = [
             f'{format_statistic(best, group)} % on {group}-shot classes'

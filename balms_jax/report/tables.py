@@ -128,7 +128,8 @@ def prior_table(groups: Sequence[Replicates]) -> str:
     return f"""<h2>Other test priors</h2>
 <div class="scroll"><table class="results"><thead><tr><th scope="col">method</th>
 <th scope="col">test prior</th>{headings}</tr></thead><tbody>{rows}</tbody></table></div>
-<p class="note">The log test prior is added to the logits, and test images weigh as it says.</p>"""
+<p class="note">The test prior takes the place of the one that the network has learned from its
+draws and its loss, and test images weigh as it says.</p>"""
 
 
 def run_table(groups: Sequence[Replicates]) -> str:

@@ -79,19 +79,8 @@ class Checkpoints:
             CheckpointError: if it is damaged, or belongs to another run; it is left as it is.
         """
         step = self.latest_step
-        path = f'{self.directory}/{step}'
-        try:
-            found = self._open().restore(
-                step, args=ocp.args.Composite(identity=ocp.args.JsonRestore())
-            )['identity']
-            identity, digest = found['identity'], found['digest']
-        except Exception as error:
-            raise CheckpointError(_damaged(path, error)) from error
-        differences = describe_differences(identity, self.identity)
-        if differences:
-            raise CheckpointError(
-                f'{path}: belongs to another run: {differences}. Use another work directory.'
-            )
+        assert step is not None, 'nothing to restore'
+        path, digest = f'{self.directory}/{step}', self.check(step)
         try:
             arrays = self._open().restore(
                 step,
@@ -106,6 +95,25 @@ class Checkpoints:
         if _digest(arrays) != digest:
             raise CheckpointError(_damaged(path, 'its arrays are not those that were saved'))
         return _from_arrays(arrays, like)
+
+    def check(self, step: int) -> str:
+        """Whether a checkpoint is this run's; returns the digest of its arrays.
+
+        Raises:
+            CheckpointError: if it is damaged, or belongs to another run.
+        """
+        path = f'{self.directory}/{step}'
+        try:
+            found = self._open().restore(
+                step, args=ocp.args.Composite(identity=ocp.args.JsonRestore())
+            )['identity']
+            identity, digest = found['identity'], found['digest']
+        except Exception as error:
+            raise CheckpointError(_damaged(path, error)) from error
+        differences = describe_differences(identity, self.identity)
+        if differences:
+            raise CheckpointError(f'{path} belongs to another run: {differences}')
+        return digest
 
     def close(self) -> None:
         """Ends what the folder holds open."""

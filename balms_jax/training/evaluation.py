@@ -43,7 +43,7 @@ def make_evaluator(
     test_priors: tuple[str, ...],
     post_hoc_tau: float,
     batch_size: int,
-) -> Callable[[PyTree, np.ndarray, np.ndarray], dict[str, dict[str, Any]]]:
+) -> Callable[[PyTree, np.ndarray, np.ndarray, np.ndarray], dict[str, dict[str, Any]]]:
     """Makes the function that evaluates a network.
 
     Args:
@@ -54,8 +54,10 @@ def make_evaluator(
         batch_size: examples in a compiled call; the last batch is padded and masked.
 
     Returns:
-        (variables, inputs, labels) → for each test prior the record of the final evaluation. Under
-        a prior, the examples of a class weigh as the prior says.
+        (variables, inputs, labels, learned log prior) → for each test prior the record of the final
+        evaluation. 'uniform' takes the plain logits (post-hoc adjusted if asked). Any other prior
+        replaces the one that the network has learned, ``[classes]``; its classes' examples weigh as
+        the prior says.
     """
     log_priors = named_log_priors(test_priors, class_counts)
     stacked = np.stack([log_priors[name] for name in test_priors])
@@ -63,16 +65,17 @@ def make_evaluator(
 
     @jax.jit
     def batch_sums(
-        variables: PyTree, inputs: jax.Array, labels: jax.Array, weights: jax.Array
+        variables: PyTree,
+        inputs: jax.Array,
+        labels: jax.Array,
+        weights: jax.Array,
+        removed: jax.Array,
     ) -> Sums:
         raw = logits(variables, inputs)
 
-        def under(log_prior: jax.Array, weights: jax.Array) -> Sums:
+        def under(log_prior: jax.Array, removed: jax.Array, weights: jax.Array) -> Sums:
             changed = losses.change_prior(
-                raw,
-                trained_log_prior=trained if post_hoc_tau else None,
-                test_log_prior=log_prior - log_prior.max(),
-                tau=post_hoc_tau,
+                raw, trained_log_prior=removed, test_log_prior=log_prior - log_prior.max()
             )
             log_probabilities = jax.nn.log_softmax(changed)
             probabilities, predicted = jnp.exp(log_probabilities), changed.argmax(-1)
@@ -88,11 +91,18 @@ def make_evaluator(
                 jnp.zeros((classes, classes)).at[labels, predicted].add(real),
             )
 
-        return jax.vmap(under)(jnp.asarray(stacked, raw.dtype), weights)
+        return jax.vmap(under)(jnp.asarray(stacked, raw.dtype), removed, weights)
 
     def evaluate(
-        variables: PyTree, inputs: np.ndarray, labels: np.ndarray
+        variables: PyTree,
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        learned_log_prior: np.ndarray,
     ) -> dict[str, dict[str, Any]]:
+        post_hoc = post_hoc_tau * trained if post_hoc_tau else np.zeros(len(class_counts))
+        removed = np.stack(
+            [post_hoc if name == 'uniform' else learned_log_prior for name in test_priors]
+        ).astype(np.float32)
         test_counts = np.bincount(labels, minlength=len(class_counts))
         # weight of an example = prior of its class / its share of the test set
         shares = np.exp(stacked) * test_counts.sum() / np.maximum(test_counts, 1)
@@ -108,6 +118,7 @@ def make_evaluator(
                 batch_inputs,
                 np.pad(batch_labels, (0, padding)),
                 weights.astype(np.float32),
+                removed,
             )
             total = sums if total is None else jax.tree.map(jnp.add, total, sums)
         total = jax.device_get(total)

@@ -16,7 +16,7 @@ from balms_jax import diagnostics, models, priors
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
 from balms_jax.training import evaluation, mesh, stages, state, steps
-from balms_jax.training.checkpoints import Checkpoints
+from balms_jax.training.checkpoints import CheckpointError, Checkpoints
 from balms_jax.training.inputs import StageInputs, normalised, stage_inputs
 from balms_jax.training.interruption import Interruption
 from balms_jax.training.material import Material, load_material
@@ -30,9 +30,12 @@ from balms_jax.training.recipe import (
     check_against_data,
 )
 from balms_jax.training.records import Records, WorkdirError, identity, write_json
+from balms_jax.training.stages import NonFiniteLossError
 from balms_jax.training.state import TrainState
 
 PyTree = Any
+# What a run may end in for a reason that its message tells.
+FAILURES = (CheckpointError, NonFiniteLossError, OSError, ValueError, WorkdirError)
 META_SETS = {'train': 'the training set', 'redraw': 'a redraw of the long-tailed subset'}
 SCANNED_STEPS = 50  # in one compiled call, where a scan is no slower
 
@@ -72,12 +75,21 @@ def train(
     check_against_data(recipe, material.class_counts)
     for caution in cautions(recipe, material.class_counts):
         progress.say(f'caution: {caution}')
+    network = models.build(
+        recipe.model.name,
+        material.source.num_classes,
+        width=recipe.model.width,
+        classifier=recipe.model.classifier,
+        scale=recipe.model.scale,
+    )
+    if stage_1_from is not None:
+        check_stage_1(Path(stage_1_from), recipe, material)
     records = Records(workdir, config, tensorboard=recipe.records.tensorboard)
     if stage_1_from is not None:
         take_over_stage_1(Path(stage_1_from), workdir, recipe.stage_1.steps)
     try:
         with Interruption() as interruption:
-            final, network = _run_stages(recipe, material, devices, records, interruption, progress)
+            final = _run_stages(recipe, material, network, devices, records, interruption, progress)
         write_json(workdir / 'run.json', facts(recipe, material, devices, final))
         result = _final_evaluation(recipe, material, network, final)
         write_json(workdir / 'evaluation.json', result)
@@ -86,20 +98,34 @@ def train(
     return result
 
 
+def check_stage_1(run: Path, recipe: Recipe, material: Material) -> None:
+    """Refuses a run whose first stage is not this recipe's, or not finished.
+
+    Raises:
+        WorkdirError: with what differs.
+    """
+    theirs, steps = run / 'checkpoints' / 'stage_1', recipe.stage_1.steps
+    if not (theirs / str(steps)).is_dir():
+        raise WorkdirError(f'stage_1_from: {run} holds no first stage finished at step {steps}')
+    checkpoints = Checkpoints(
+        theirs, keep=recipe.records.keep, identity=_stage_identity(recipe, 'stage_1', material)
+    )
+    try:
+        checkpoints.check(steps)
+    except CheckpointError as error:
+        raise WorkdirError(f'stage_1_from: {error}') from error
+    finally:
+        checkpoints.close()
+
+
 def take_over_stage_1(run: Path, workdir: Path, steps: int) -> None:
     """Copies the finished first stage of another run: its last checkpoint and its records.
 
-    Whether it *is* the same stage is checked when the checkpoint is read. Nothing is done where
-    the work directory has a first stage already.
-
-    Raises:
-        WorkdirError: if that run's first stage is not there or not finished.
+    Nothing is done where the work directory has a first stage already.
     """
     theirs, ours = (folder / 'checkpoints' / 'stage_1' for folder in (run, workdir))
     if ours.exists():
         return
-    if not (theirs / str(steps)).is_dir():
-        raise WorkdirError(f'{run}: holds no first stage finished at step {steps}')
     lines = (run / 'metrics.jsonl').read_text().splitlines(keepends=True)
     ours_unfinished = ours.with_name('.stage_1.unfinished')
     shutil.rmtree(ours_unfinished, ignore_errors=True)
@@ -144,18 +170,12 @@ def facts(recipe: Recipe, material: Material, devices: Any, final: TrainState) -
 def _run_stages(
     recipe: Recipe,
     material: Material,
+    network: Network,
     devices: Any,
     records: Records,
     interruption: Interruption,
     progress: Progress,
-) -> tuple[TrainState, Network]:
-    network = models.build(
-        recipe.model.name,
-        material.source.num_classes,
-        width=recipe.model.width,
-        classifier=recipe.model.classifier,
-        scale=recipe.model.scale,
-    )
+) -> TrainState:
     key = jax.random.key(recipe.seed)
     all_checkpoints = {
         name: Checkpoints(
@@ -190,7 +210,7 @@ def _run_stages(
         finally:
             checkpoints.close()
     assert current is not None
-    return current, network
+    return current
 
 
 def _stage_identity(recipe: Recipe, name: str, material: Material) -> dict[str, Any]:
@@ -318,7 +338,8 @@ def _stage_evaluation(
 
     def evaluate(current: TrainState) -> dict[str, Any]:
         variables = (current.params, current.batch_stats)
-        result = evaluator(variables, inputs.test, source.test_labels)['uniform']
+        learned = _learned_log_prior(stage, counts, rebalancer, current)
+        result = evaluator(variables, inputs.test, source.test_labels, learned)['uniform']
         del result['confusion_matrix'], result['reliability']
         weights = np.asarray(
             diagnostics.effective_gradient_weights(
@@ -343,8 +364,15 @@ def _final_evaluation(
     recipe: Recipe, material: Material, network: Network, final: TrainState
 ) -> dict[str, Any]:
     evaluator = _evaluator(recipe, material, _whole_network(network))
-    source = material.source
-    return evaluator((final.params, final.batch_stats), source.test_images, source.test_labels)
+    source, stage = material.source, list(recipe.stages.values())[-1]
+    rebalancer = steps.make_rebalancer(stage.meta, material.class_counts)
+    counts = np.asarray(material.class_counts)
+    return evaluator(
+        (final.params, final.batch_stats),
+        source.test_images,
+        source.test_labels,
+        _learned_log_prior(stage, counts, rebalancer, final),
+    )
 
 
 def _evaluator(
@@ -382,6 +410,16 @@ def _class_weights(
     share = counts / counts.sum()
     drawn = np.asarray(summary.get('class_probabilities', share))
     return weights * drawn / np.where(share > 0, share, 1)
+
+
+def _learned_log_prior(
+    stage: Stage, counts: np.ndarray, rebalancer: Rebalancer | None, current: TrainState
+) -> np.ndarray:
+    """The prior that plain logits follow: log of what the classes weighed, less τ log π."""
+    held = np.maximum(counts, 1)  # An empty class has nothing to learn from.
+    share = held / held.sum()
+    weighed = np.log(share * _class_weights(stage, counts, rebalancer, current))
+    return weighed - stage.tau * np.log(share)
 
 
 def _place(devices: Any, current: TrainState) -> TrainState:

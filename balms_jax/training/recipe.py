@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from balms_jax import meta_gradients
+from balms_jax.data import long_tail
 from balms_jax.rebalancers import REBALANCERS
 
 DRAWS = ('shuffled', 'instance_balanced', 'class_balanced', 'square_root', 'progressive')
@@ -160,6 +161,11 @@ def from_config(config: Mapping[str, Any]) -> Recipe:
 
 def check(recipe: Recipe) -> None:
     """Raises ConfigError, naming the key, for a recipe that cannot be run."""
+    _one_of('data.name', recipe.data.name, ('digits', 'cifar10', 'cifar100'))
+    _one_of('data.profile', recipe.data.profile, tuple(long_tail.PROFILES))
+    if recipe.data.imbalance_factor < 1:
+        got = recipe.data.imbalance_factor
+        raise ConfigError(f'data.imbalance_factor: got {got:g}, wanted n_max / n_min of at least 1')
     _one_of('data.augmentation', recipe.data.augmentation, AUGMENTATIONS)
     if recipe.data.augmentation == 'cifar' and recipe.data.name == 'digits':
         raise ConfigError("data.augmentation: got 'cifar' for digits, wanted images of 3 channels")

@@ -42,18 +42,8 @@ class Records:
         """
         self.workdir = workdir
         workdir.mkdir(parents=True, exist_ok=True)
-        earlier = workdir / 'config.json'
-        if earlier.exists():
-            try:
-                found = json.loads(earlier.read_text())
-            except ValueError as error:
-                raise WorkdirError(f'{earlier}: is no JSON ({error})') from error
-            differences = describe_differences(identity(found), identity(config))
-            if differences:
-                raise WorkdirError(
-                    f'{workdir}: belongs to another run: {differences}. Use another work directory.'
-                )
-        write_json(earlier, config)
+        check_workdir(workdir, config)
+        write_json(workdir / 'config.json', config)
         self._metrics_path = workdir / 'metrics.jsonl'
         self._tensorboard_wanted = tensorboard
         self._board: Any = None
@@ -111,6 +101,26 @@ class Records:
         if self._board is not None:
             self._board.close()
             self._board = None
+
+
+def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Refuses a work directory that holds another run; one without a run is fine.
+
+    Raises:
+        WorkdirError: naming what differs.
+    """
+    earlier = workdir / 'config.json'
+    if not earlier.exists():
+        return
+    try:
+        found = json.loads(earlier.read_text())
+    except ValueError as error:
+        raise WorkdirError(f'{earlier}: is no JSON ({error})') from error
+    differences = describe_differences(identity(found), identity(config))
+    if differences:
+        raise WorkdirError(
+            f'{workdir}: belongs to another run: {differences}. Use another work directory.'
+        )
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def _write_metrics(
         for name, value in record.items():
             if not math.isfinite(value):
                 raise NonFiniteLossError(
-                    f'{name} is {value} at step {first + i}; the last checkpoint is intact. A '
+                    f'{name} is {value} at step {first + i}; earlier checkpoints are intact. A '
                     'lower learning rate or a longer warm-up may help'
                 )
         records.write('train', first + i, **record)

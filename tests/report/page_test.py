@@ -335,6 +335,21 @@ def test_missing_output_folder_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count('\n') == 1
 
 
+def test_finding_says_when_the_schedules_differ(tmp_path):
+    """A longer training is not a better method: the headline must not hide it."""
+    made = []
+    for method, steps in (('softmax', 300), ('balanced_softmax', 3000)):
+        folder = write_run(tmp_path / method, method, 0)
+        config = json.loads((folder / 'config.json').read_text())
+        config['stage_1'] = {'steps': steps, 'batch_size': 64}
+        (folder / 'config.json').write_text(json.dumps(config))
+        made.append(runs.read_run(folder))
+    text = finding_of(comparison.group_runs(made))
+    assert 'Mind that the runs also differ in stage_1.steps.' in text
+    same = finding_of(comparison.group_runs(made[:1] * 1))
+    assert 'differ' not in same
+
+
 def finding(folder: Path, top1: dict[str, list[float]]) -> str:
     """The sentence for runs with these accuracies by method."""
     made = [

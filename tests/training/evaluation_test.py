@@ -9,15 +9,16 @@ from balms_jax.training import evaluation
 COUNTS = (200, 50, 10, 5)
 
 
-def outcome(test_priors=('uniform',), *, batch_size=7, post_hoc_tau=0.0, labels=None, seed=0):
-    random = np.random.default_rng(seed)
+def outcome(test_priors=('uniform',), *, batch_size=7, post_hoc_tau=0.0, labels=None, learned=None):
+    random = np.random.default_rng(0)
     labels = np.tile(np.arange(4, dtype=np.int32), 10) if labels is None else labels
     logits = random.normal(size=(len(labels), 4)).astype(np.float32)
     logits[np.arange(len(labels)), labels] += 1
     evaluate = evaluation.make_evaluator(
         lambda variables, inputs: inputs * variables, COUNTS, test_priors, post_hoc_tau, batch_size
     )
-    return logits, labels, evaluate(np.float32(1), logits, labels)
+    learned = np.zeros(4) if learned is None else learned
+    return logits, labels, evaluate(np.float32(1), logits, labels, learned)
 
 
 def softmax(logits):
@@ -61,6 +62,16 @@ def test_a_test_prior_moves_logits_and_weighs_examples():
         correct = (logits + np.log(prior)[None, :]).argmax(1) == labels
         wanted = sum(prior[j] * correct[labels == j].mean() for j in range(4))
         assert result[name]['top1'] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_test_prior_takes_the_place_of_the_learned_one():
+    """Softmax training has learned the training prior: added again, it would count twice."""
+    prior = np.log(np.array(COUNTS) / sum(COUNTS))
+    logits, labels, result = outcome(('uniform', 'train'), learned=prior)
+    correct = logits.argmax(1) == labels
+    wanted = sum(np.exp(prior[j]) * correct[labels == j].mean() for j in range(4))
+    assert result['train']['top1'] == pytest.approx(wanted, rel=1e-5)
+    assert result['uniform']['top1'] == pytest.approx(correct.mean(), rel=1e-6)
 
 
 def test_post_hoc_adjustment_subtracts_the_training_prior():

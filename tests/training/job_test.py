@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import types
 
 import numpy as np
 import pytest
@@ -145,10 +146,11 @@ def test_another_first_stage_is_not_taken_over(small_recipe, tmp_path):
     """The message names what differs; the other run stays as it was."""
     job.train(small_recipe('balanced_softmax'), tmp_path / 'other')
     before = metrics(tmp_path / 'other')
-    with pytest.raises(checkpoints.CheckpointError, match=r'stage_1\.tau is 1\.0 there and 0\.0'):
+    with pytest.raises(records.WorkdirError, match=r'stage_1_from: .*stage_1\.tau is 1\.0 there'):
         job.train(small_recipe('balms'), tmp_path / 'run', stage_1_from=tmp_path / 'other')
-    with pytest.raises(records.WorkdirError, match='no first stage'):
-        job.train(small_recipe('balms'), tmp_path / 'run_2', stage_1_from=tmp_path / 'absent')
+    with pytest.raises(records.WorkdirError, match=r'stage_1_from: .* no first stage'):
+        job.train(small_recipe('balms'), tmp_path / 'run', stage_1_from=tmp_path / 'absent')
+    assert not (tmp_path / 'run').exists(), 'a refused command must not claim the folder'
     assert metrics(tmp_path / 'other') == before
 
 
@@ -202,6 +204,27 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(damage, small_recipe, tm
     del error
     gc.collect()
     assert {f: f.read_bytes() for f in folder.rglob('*') if f.is_file()} == damaged
+
+
+def test_an_unknown_network_is_refused_before_the_folder_is_claimed(small_recipe, tmp_path):
+    """The corrected command must find the folder as it was."""
+    recipe = small_recipe('softmax')
+    model = dataclasses.replace(recipe.model, name='resnet33')
+    with pytest.raises(ValueError, match=r"model\.name: got 'resnet33'"):
+        job.train(dataclasses.replace(recipe, model=model), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('method', ['softmax', 'balanced_softmax', 'softmax_cbs'])
+def test_the_learned_prior_is_what_the_draws_and_the_loss_leave(method, small_recipe):
+    """Softmax learns the training prior; Balanced Softmax and class-balanced draws a flat one."""
+    recipe, counts = small_recipe(method), np.array([60, 30, 10])
+    current = types.SimpleNamespace(step=0)
+    learned = job._learned_log_prior(recipe.stage_1, counts, None, current)
+    wanted = np.log(counts / counts.sum()) if method == 'softmax' else np.log(np.full(3, 1 / 3))
+    if method == 'balanced_softmax':
+        wanted = np.zeros(3)
+    np.testing.assert_allclose(learned, wanted, atol=1e-6)
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(small_recipe, tmp_path):
