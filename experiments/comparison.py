@@ -1,6 +1,7 @@
 """Runs methods beside each other, skipping what is done, and ends in a table and a page."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from balms_jax.report import comparison_table, markdown_table, read_run, write_report
 from balms_jax.training import job
+from balms_jax.training.interruption import Interrupted
 from balms_jax.training.progress import Progress
 from balms_jax.training.recipe import from_config
 from balms_jax.training.records import check_workdir
@@ -41,7 +43,35 @@ def compare(
     Returns:
         The page.
     """
+    try:
+        run_dirs = train_all(config, methods, seeds, folder)
+    except (*job.FAILURES, Interrupted) as error:
+        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, Interrupted) else 1)
+    results = results or folder
+    results.mkdir(parents=True, exist_ok=True)
+    rows = comparison_table([read_run(run_dir) for run_dir in run_dirs])
+    shown = [name for name in rows[0] if name in SHOWN]
+    table = rich.table.Table(*shown, box=rich.box.SIMPLE)
+    for row in rows:
+        table.add_row(*(row[name] for name in shown))
     console = rich.console.Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    (results / 'table.md').write_text(markdown_table(rows) + '\n')
+    evaluations = {d.name: json.loads((d / 'evaluation.json').read_text()) for d in run_dirs}
+    for evaluation in evaluations.values():
+        for prior in evaluation.values():
+            del prior['confusion_matrix'], prior['reliability']
+    (results / 'evaluations.json').write_text(json.dumps(evaluations, indent=1) + '\n')
+    page = write_report(run_dirs, results / 'report.html')
+    console.print(f'page: {page}', markup=False)
+    return page
+
+
+def train_all(
+    config: Callable[[str], ConfigDict], methods: Sequence[str], seeds: Sequence[int], folder: Path
+) -> list[Path]:
+    """Trains what is not trained yet; returns every run's directory."""
     recipes = {method: from_config(config(method)) for method in methods}  # Refused now, or never.
     run_dirs = []
     for method in methods:
@@ -54,28 +84,12 @@ def compare(
                 check_workdir(run_dir, values.to_dict())
                 continue
             backbone = folder / f'softmax-{seed}'
-            shares = 'stage_2' in recipes[method].stages and (backbone / 'evaluation.json').exists()
+            shares = 'stage_2' in recipes[method].stages
             job.train(
                 from_config(values),
                 run_dir,
                 config=values.to_dict(),
-                stage_1_from=backbone if shares else None,
+                stage_1_from=backbone if shares and backbone.exists() else None,
                 progress=Progress(title=f'{method}, seed {seed},'),
             )
-    results = results or folder
-    results.mkdir(parents=True, exist_ok=True)
-    rows = comparison_table([read_run(run_dir) for run_dir in run_dirs])
-    shown = [name for name in rows[0] if name in SHOWN]
-    table = rich.table.Table(*shown, box=rich.box.SIMPLE)
-    for row in rows:
-        table.add_row(*(row[name] for name in shown))
-    console.print(table)
-    (results / 'table.md').write_text(markdown_table(rows) + '\n')
-    evaluations = {d.name: json.loads((d / 'evaluation.json').read_text()) for d in run_dirs}
-    for evaluation in evaluations.values():
-        for prior in evaluation.values():
-            del prior['confusion_matrix'], prior['reliability']
-    (results / 'evaluations.json').write_text(json.dumps(evaluations, indent=1) + '\n')
-    page = write_report(run_dirs, results / 'report.html')
-    console.print(f'page: {page}', markup=False)
-    return page
+    return run_dirs
