@@ -8,7 +8,16 @@ import types
 import numpy as np
 import pytest
 
-from balms_jax.training import checkpoints, interruption, job, methods, records, stages, steps
+from balms_jax.training import (
+    checkpoints,
+    interruption,
+    job,
+    measures,
+    methods,
+    records,
+    stages,
+    steps,
+)
 from balms_jax.training.recipe import ConfigError
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
@@ -220,7 +229,7 @@ def test_the_learned_prior_is_what_the_draws_and_the_loss_leave(method, small_re
     """Softmax learns the training prior; Balanced Softmax and class-balanced draws a flat one."""
     recipe, counts = small_recipe(method), np.array([60, 30, 10])
     current = types.SimpleNamespace(step=0)
-    learned = job._learned_log_prior(recipe.stage_1, counts, None, current)
+    learned = measures.learned_log_prior(recipe.stage_1, counts, None, current)
     wanted = np.log(counts / counts.sum()) if method == 'softmax' else np.log(np.full(3, 1 / 3))
     if method == 'balanced_softmax':
         wanted = np.zeros(3)
