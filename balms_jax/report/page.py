@@ -83,7 +83,8 @@ def page(runs: Sequence[Run]) -> str:
         for members in problems.values()
     ]
     groups = group_runs(runs)
-    methods = in_words(dict.fromkeys(group.label for group in groups))
+    labels = list(dict.fromkeys(group.label for group in groups))
+    methods = in_words(labels) if len(labels) <= 4 else f'{len(labels)} methods'
     datasets = dict.fromkeys(DATASET_NAMES.get(d := run.facts['dataset'], d) for run in runs)
     title = f'{methods} on long-tailed {in_words(datasets)}'
     footer = f'Written by <code>python -m balms_jax.report</code> from {escape(_folders(runs))}.'
@@ -185,7 +186,11 @@ def _figure_section(heading: str, items: Sequence[str]) -> str:
 
 
 def _config(group: Replicates) -> str:
-    text = json.dumps(group.first.config, indent=2, ensure_ascii=False, sort_keys=True)
+    config = dict(group.first.config)
+    if isinstance(config.get('data'), dict):
+        # Where the data lies is the reader's own affair.
+        config['data'] = {k: v for k, v in config['data'].items() if k != 'data_dir'}
+    text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
     which = f'{group.label}, seed {group.first.facts["seed"]}'
     return (
         f'<details><summary>Config of {escape(which)}</summary>'
