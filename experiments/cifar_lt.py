@@ -1,7 +1,7 @@
 """Where does this implementation stand on real images? The rows of the paper's Table 5 on CIFAR-LT.
 
 Command   python -m experiments.cifar_lt --data_dir data --scale cpu
-Scales    cpu    ResNet-20, 1,500 steps of 128, crop and flip, one seed: 90 minutes on two busy cores
+Scales    cpu    ResNet-20, 1,500 steps of 128, crop and flip, one seed: 90 minutes, two busy cores
           paper  the paper's recipe, three seeds: for a GPU
 Data      python -m balms_jax.data.sources cifar10 --data_dir data
 Found     cpu, CIFAR-10-LT, imbalance factor 100, one seed: softmax 52.3, Balanced Softmax 67.9,
