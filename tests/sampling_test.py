@@ -1,6 +1,7 @@
 """Draws have the probabilities, and their gradients the closed form, that the method states."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -326,7 +327,9 @@ def test_every_epoch_visits_every_example_once(batch_size, num_examples):
 
 
 def epoch_order(key, epoch, num_examples):
-    return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+    subkeys = sampling._shuffle_keys(jax.random.fold_in(key, epoch))
+    places = jnp.arange(num_examples, dtype=jnp.int32)
+    return sampling._shuffled(places, jnp.tile(subkeys, (num_examples, 1)), num_examples)
 
 
 @pytest.mark.parametrize(
@@ -396,3 +399,22 @@ def test_counts_that_are_no_counts_are_refused(bad):
     ):
         with pytest.raises(ValueError, match='class_counts: got'):
             function(class_counts=np.array(bad))
+
+
+@pytest.mark.parametrize('num_examples', [7, 64, 100])
+def test_epochs_are_shuffled_uniformly_and_independently(num_examples):
+    """Any example may stand anywhere, and neighbours of one epoch are strangers in the next."""
+    epochs = 600
+    shuffle = jax.vmap(
+        lambda epoch: sampling.epoch_shuffle(jax.random.key(3), epoch, num_examples, num_examples)
+    )
+    orders = np.asarray(jax.jit(shuffle)(jnp.arange(epochs, dtype=jnp.int32)))
+    np.testing.assert_array_equal(np.sort(orders, 1), np.tile(np.arange(num_examples), (epochs, 1)))
+    for place in (0, num_examples // 2, num_examples - 1):
+        counts = np.bincount(orders[:, place], minlength=num_examples)
+        assert scipy.stats.chisquare(counts).pvalue > 1e-3
+    steps = (orders[:, 1:] - orders[:, :-1]) % num_examples
+    counts = np.bincount(steps.ravel(), minlength=num_examples)[1:]
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+    correlation = [np.corrcoef(a, b)[0, 1] for a, b in itertools.pairwise(orders)]
+    assert abs(np.mean(correlation)) < 4 / np.sqrt(epochs * num_examples)

@@ -222,7 +222,8 @@ def _unlearned_draw(
     counts = np.asarray(class_counts)
     if stage.draws == 'shuffled':
         # The state's own key: the same at every step of the stage.
-        examples = sampling.epoch_shuffle(state.key, state.step, stage.batch_size, counts.sum())
+        num_examples = sum(class_counts)
+        examples = sampling.epoch_shuffle(state.key, state.step, stage.batch_size, num_examples)
         ends = jnp.asarray(np.cumsum(counts), jnp.int32)
         classes = jnp.searchsorted(ends, examples, side='right')
         return Draw(examples, classes.astype(jnp.int32))
