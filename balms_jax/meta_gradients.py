@@ -174,9 +174,7 @@ def lean(train_loss: TrainLoss, params: PyTree, psi: PyTree, batch: PyTree) -> I
     """
     (loss, aux), grads = jax.value_and_grad(train_loss, has_aux=True)(params, psi, batch)
 
-    def psi_grad(params: PyTree) -> PyTree:
-        return jax.grad(train_loss, argnums=1, has_aux=True)(params, psi, batch)[0]
-
+    psi_grad = _psi_gradient(train_loss, psi, batch)
     return InnerGradient(
         loss, aux, grads, lambda u: jax.jvp(psi_grad, (_beside(params, u),), (u,))[1]
     )
@@ -192,8 +190,7 @@ def finite_difference(
     """
     (loss, aux), grads = jax.value_and_grad(train_loss, has_aux=True)(params, psi, batch)
 
-    def psi_grad(params: PyTree) -> PyTree:
-        return jax.grad(train_loss, argnums=1, has_aux=True)(params, psi, batch)[0]
+    psi_grad = _psi_gradient(train_loss, psi, batch)
 
     def mixed_product(u: PyTree) -> PyTree:
         # Where g is 0, Adam's u is huge and what it multiplies is 0: it would only shrink h.
@@ -209,6 +206,11 @@ MODES: dict[str, Callable[[TrainLoss, PyTree, PyTree, PyTree], InnerGradient]] =
     'lean': lean,
     'finite_difference': finite_difference,
 }
+
+
+def _psi_gradient(train_loss: TrainLoss, psi: PyTree, batch: PyTree) -> Callable[[PyTree], PyTree]:
+    """θ ↦ ∇_ψ L(θ, ψ)."""
+    return lambda params: jax.grad(train_loss, argnums=1, has_aux=True)(params, psi, batch)[0]
 
 
 def _central_difference(function: Callable[[PyTree], PyTree], params: PyTree, u: PyTree) -> PyTree:

@@ -283,7 +283,6 @@ def _loop(
         stage=stage,
         recipe=recipe,
         step=steps.make_step(task, stage, rebalancer),
-        rebalancer=rebalancer,
         train_inputs=jax.device_put(inputs.train, mesh.replicated(devices)),
         meta_inputs=jax.device_put(inputs.meta, mesh.replicated(devices)),
         evaluate=stage_evaluation(recipe, stage, material, logits, inputs, rebalancer),

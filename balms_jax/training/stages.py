@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from balms_jax.rebalancers import Rebalancer
 from balms_jax.training import steps
 from balms_jax.training.checkpoints import Checkpoints
 from balms_jax.training.interruption import Interrupted, Interruption
@@ -33,7 +32,6 @@ class Loop:
     stage: Stage
     recipe: Recipe
     step: steps.Step
-    rebalancer: Rebalancer | None
     train_inputs: jax.Array
     meta_inputs: jax.Array
     evaluate: Callable[[TrainState], dict[str, Any]]
