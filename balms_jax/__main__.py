@@ -10,16 +10,19 @@ The same command goes on with an interrupted run. Any key of the config can be s
 import sys
 from pathlib import Path
 
-import jax
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from balms_jax import extras
 
-from balms_jax.report import write_report
-from balms_jax.training import job
-from balms_jax.training.interruption import Interrupted
-from balms_jax.training.methods import METHODS
-from balms_jax.training.progress import Progress
-from balms_jax.training.recipe import from_config
+with extras.needed('train', 'training'):
+    import jax
+    from absl import app, flags, logging
+    from ml_collections import ConfigDict, config_flags
+
+    from balms_jax.report import write_report
+    from balms_jax.training import job
+    from balms_jax.training.interruption import Interrupted
+    from balms_jax.training.methods import METHODS
+    from balms_jax.training.progress import Progress
+    from balms_jax.training.recipe import from_config
 
 CONFIG = config_flags.DEFINE_config_file(
     'config',

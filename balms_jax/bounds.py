@@ -7,10 +7,9 @@ by margins γ; :func:`optimal_margins` γ* minimise it; the loss that asks class
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from balms_jax.priors import check_counts, concrete, log_prior
+from balms_jax.priors import check_no_empty_class, concrete, log_prior
 
 
 def optimal_margins(
@@ -42,7 +41,7 @@ def optimal_margins(
     References:
         BALMS (arXiv 2007.10740), Corollary 2.1; Cao et al., LDAM (arXiv 1906.07413), §3.1.
     """
-    _check_no_empty_class(class_counts)
+    check_no_empty_class(class_counts)
     return total_margin * jax.nn.softmax(-optimal_tau(rate) * log_prior(class_counts))
 
 
@@ -96,7 +95,7 @@ def balanced_error_bound(
     References:
         BALMS (arXiv 2007.10740), Theorem 2; Cao et al., LDAM (arXiv 1906.07413), Theorem 2.
     """
-    _check_no_empty_class(class_counts)
+    check_no_empty_class(class_counts)
     counts = jnp.asarray(class_counts)
     if not jnp.issubdtype(counts.dtype, jnp.floating):
         counts = counts.astype(jnp.result_type(float))
@@ -149,14 +148,3 @@ def margins_from_losses(
             f'labels: got values from {known.min()} to {known.max()}, wanted 0 to {num_classes - 1}'
         )
     return threshold - jax.ops.segment_max(losses, labels, num_classes)
-
-
-def _check_no_empty_class(class_counts: ArrayLike) -> None:
-    check_counts(class_counts)
-    counts = concrete(class_counts)
-    if counts is not None and np.any(counts == 0):
-        empty = np.argwhere(counts == 0)[0, -1]
-        raise ValueError(
-            f'class_counts: got 0 for class {empty}, wanted an example of every class; the bound '
-            'says nothing of a class that was never seen'
-        )

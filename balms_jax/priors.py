@@ -124,6 +124,15 @@ def check_counts(class_counts: ArrayLike, *, name: str = 'class_counts') -> None
         raise ValueError(f'{name}: got only empty classes, wanted at least one example')
 
 
+def check_no_empty_class(class_counts: ArrayLike, *, name: str = 'class_counts') -> None:
+    """Raises ValueError, naming the class, where a known count is 0."""
+    check_counts(class_counts, name=name)
+    counts = concrete(class_counts)
+    if counts is not None and np.any(counts == 0):
+        empty = np.argwhere(counts == 0)[0, -1]
+        raise ValueError(f'{name}: got 0 for class {empty}, wanted an example of every class')
+
+
 def check_whole_counts(class_counts: ArrayLike, *, name: str = 'class_counts') -> None:
     """Raises ValueError where known counts are no whole numbers, as a draw needs."""
     check_counts(class_counts, name=name)

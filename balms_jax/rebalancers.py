@@ -12,16 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from balms_jax import sampling
+from balms_jax.estimators import ESTIMATORS, Draw
 
 PyTree = Any
-
-
-class Draw(NamedTuple):
-    """A training batch as it was drawn, from a data set sorted by class."""
-
-    examples: jax.Array  # places in the data set, [batch], int32
-    classes: jax.Array  # their labels, [batch], int32
-    gumbel: jax.Array | None = None  # the noise that a differentiable draw was made by
 
 
 class Rebalancer(NamedTuple):
@@ -44,14 +37,14 @@ def meta_sampler(
 
     .. math:: q_j \propto n_j \sigma(\psi_j), \qquad L = \frac1B \sum_b z_b(\psi)\, \ell_b
 
-    z has value 1 and the gradient of the straight-through draw, so the real step is unweighted.
+    How z follows ψ is the estimator's. Its value is 1, so that the real step is unweighted, but for
+    ``'expectation'``.
 
     Args:
         class_counts: n, ``[classes]``, whole numbers.
-        estimator: ``'classes'`` (Gumbel noise ``[batch, classes]``) or ``'examples'``, the official
-            one (``[batch, examples]``); the same draws in distribution, two gradients.
+        estimator: a name of :data:`estimators.ESTIMATORS`; ``'examples'`` is the official one.
         initial_power: p of :func:`sampling.initial_psi`.
-        temperature: T of the soft sample.
+        temperature: T of the soft sample of ``'examples'`` and ``'classes'``.
 
     Returns:
         The rebalancer; ψ is ``[classes]``.
@@ -68,32 +61,15 @@ def meta_sampler(
     References:
         BALMS (arXiv 2007.10740), §3.2.
     """
-    if estimator not in ('classes', 'examples'):
-        raise ValueError(f"estimator: got {estimator!r}, wanted 'classes' or 'examples'")
+    if estimator not in ESTIMATORS:
+        raise ValueError(f'estimator: got {estimator!r}, wanted one of {", ".join(ESTIMATORS)}')
     sampling.check_whole_counts(class_counts)
     counts = np.asarray(class_counts)
-    labels = np.array([], np.int32)
-    if estimator == 'examples':  # Its cost alone depends on the number of examples.
-        labels = np.repeat(np.arange(counts.size, dtype=np.int32), counts.astype(np.int64))
-
-    def straight_through(psi: jax.Array, gumbel: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if estimator == 'classes':
-            return sampling.straight_through_over_classes(psi, counts, gumbel, temperature)
-        return sampling.straight_through_over_examples(psi, labels, gumbel, temperature)
-
-    def draw(key: jax.Array, psi: jax.Array, batch_size: int) -> Draw:
-        noise_key, example_key = jax.random.split(key)
-        outcomes = counts.size if estimator == 'classes' else labels.size
-        gumbel = jax.random.gumbel(noise_key, (batch_size, outcomes), psi.dtype)
-        drawn, _ = straight_through(psi, gumbel)
-        if estimator == 'examples':
-            return Draw(drawn, jnp.asarray(labels)[drawn], gumbel)
-        return Draw(sampling.examples_by_class(example_key, drawn, counts), drawn, gumbel)
+    draw, z = ESTIMATORS[estimator](counts, temperature=temperature)
 
     def weights(psi: jax.Array, draw: Draw, losses: jax.Array) -> jax.Array:
         del losses
-        assert draw.gumbel is not None, 'draw: was not made by this sampler'
-        return straight_through(psi, draw.gumbel)[1]
+        return z(psi, draw)
 
     def summary(psi: jax.Array) -> dict[str, jax.Array]:
         return {

@@ -7,9 +7,16 @@ so that it costs nothing per example of the data set.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from balms_jax.priors import as_floats, check_counts, check_whole_counts, concrete
+from balms_jax.priors import (
+    as_floats,
+    check_counts,
+    check_no_empty_class,
+    check_whole_counts,
+    concrete,
+)
 
 
 def rates(psi: ArrayLike) -> jax.Array:
@@ -155,8 +162,58 @@ def rated_class_probabilities(psi: ArrayLike, class_counts: ArrayLike) -> jax.Ar
     return jax.nn.softmax(_log_weights(jnp.asarray(psi), class_counts))
 
 
+def rated_log_class_probabilities(psi: ArrayLike, class_counts: ArrayLike) -> jax.Array:
+    r"""The logarithm of :func:`rated_class_probabilities`, exact where they are next to 0.
+
+    .. math:: \log q_j = \log n_j \sigma(\psi_j) - \log \sum_i n_i \sigma(\psi_i)
+
+    Args:
+        psi: ψ, ``[classes]``.
+        class_counts: n, ``[classes]``.
+
+    Returns:
+        log q, ``[classes]``; −inf for an empty class.
+
+    Raises:
+        ValueError: if counts are no counts.
+
+    Example:
+        >>> log_probabilities = rated_log_class_probabilities(jnp.array([0.0, -200.0]), [1, 1])
+        >>> print(jnp.array_str(log_probabilities, precision=1))
+        [   0.  -199.3]
+
+    References:
+        BALMS (arXiv 2007.10740), §3.2.
+    """
+    return jax.nn.log_softmax(_log_weights(jnp.asarray(psi), class_counts))
+
+
+def one_with_gradient_of(x: jax.Array) -> jax.Array:
+    r"""Ones that are differentiated as if they were x.
+
+    .. math:: 1 + (x - \operatorname{stop}(x))
+
+    Args:
+        x: finite numbers of any shape.
+
+    Returns:
+        The same shape and type; the value is exactly 1 in any precision.
+
+    Example:
+        >>> print(jax.value_and_grad(lambda x: one_with_gradient_of(x**2))(3.0))
+        (Array(1., dtype=float32, weak_type=True), Array(6., dtype=float32, weak_type=True))
+    """
+    # In this order: (1 + x) − x is not 1 in sixteen bits.
+    return 1 + (x - jax.lax.stop_gradient(x))
+
+
 def straight_through_over_classes(
-    psi: ArrayLike, class_counts: ArrayLike, gumbel: ArrayLike, temperature: float = 1.0
+    psi: ArrayLike,
+    class_counts: ArrayLike,
+    gumbel: ArrayLike,
+    temperature: float = 1.0,
+    *,
+    drawn: ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     r"""Draws classes at the rates of ψ, with a gradient: Gumbel-softmax over the classes.
 
@@ -172,6 +229,8 @@ def straight_through_over_classes(
         class_counts: n, ``[classes]``.
         gumbel: standard Gumbel noise g, ``[batch, classes]``.
         temperature: T of the soft sample, above 0.
+        drawn: classes, ``[batch]``, integers, drawn with this noise at another ψ, to be kept; None:
+            those of this ψ.
 
     Returns:
         The classes c, ``[batch]``, int32, and z, ``[batch]``, whose value is exactly 1 and whose
@@ -192,11 +251,16 @@ def straight_through_over_classes(
     psi, gumbel = jnp.asarray(psi), jnp.asarray(gumbel)
     if gumbel.ndim != 2 or gumbel.shape[1:] != psi.shape:
         raise ValueError(f'gumbel: got shape {gumbel.shape}, wanted [batch, {psi.shape[0]}]')
-    return _straight_through(_log_weights(psi, class_counts), gumbel, temperature)
+    return _straight_through(_log_weights(psi, class_counts), gumbel, temperature, drawn)
 
 
 def straight_through_over_examples(
-    psi: ArrayLike, example_labels: ArrayLike, gumbel: ArrayLike, temperature: float = 1.0
+    psi: ArrayLike,
+    example_labels: ArrayLike,
+    gumbel: ArrayLike,
+    temperature: float = 1.0,
+    *,
+    drawn: ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     r"""Draws examples at the rates of ψ, with a gradient: the official estimator.
 
@@ -212,6 +276,8 @@ def straight_through_over_examples(
         example_labels: y, ``[examples]``, any integer type.
         gumbel: standard Gumbel noise g, ``[batch, examples]``.
         temperature: T of the soft sample, above 0.
+        drawn: examples, ``[batch]``, integers, drawn with this noise at another ψ, to be kept;
+            None: those of this ψ.
 
     Returns:
         The examples i, ``[batch]``, int32, and z, ``[batch]``, whose value is exactly 1 and whose
@@ -242,7 +308,7 @@ def straight_through_over_examples(
             f'example_labels: got values from {known.min()} to {known.max()}, wanted 0 to '
             f'{psi.size - 1}'
         )
-    return _straight_through(jax.nn.log_sigmoid(psi)[labels], gumbel, temperature)
+    return _straight_through(jax.nn.log_sigmoid(psi)[labels], gumbel, temperature, drawn)
 
 
 def draw_classes(key: jax.Array, class_probabilities: ArrayLike, batch_size: int) -> jax.Array:
@@ -262,6 +328,43 @@ def draw_classes(key: jax.Array, class_probabilities: ArrayLike, batch_size: int
     """
     logits = jnp.log(jnp.asarray(class_probabilities))
     return jax.random.categorical(key, logits, shape=(batch_size,)).astype(jnp.int32)
+
+
+def systematic_classes(
+    key: jax.Array, class_probabilities: ArrayLike, batch_size: int
+) -> jax.Array:
+    r"""Draws classes as often as their probabilities say, up to rounding.
+
+    .. math:: c_i = \min \{j : q_0 + \dots + q_j > (u + i) / B\}, \quad i = 0 \dots B - 1, \quad
+        u \sim \operatorname{Uniform}[0, 1)
+
+    Class j is drawn ⌊B q_j⌋ or ⌈B q_j⌉ times, B q_j times in expectation. So a sum over the batch
+    of any function of the class has the mean that it has under independent draws.
+
+    Args:
+        key: a PRNG key.
+        class_probabilities: q, ``[classes]``, as the functions above give it.
+        batch_size: how many, B.
+
+    Returns:
+        Classes, ``[batch]``, int32, in ascending order; one of probability 0 is never drawn.
+
+    Example:
+        >>> print(systematic_classes(jax.random.key(0), jnp.array([0.5, 0.25, 0.25]), 4))
+        [0 0 1 2]
+
+    References:
+        Madow, On the Theory of Systematic Sampling II (1949).
+    """
+    q = as_floats(class_probabilities)  # Sixteen bits cannot count a batch.
+    # A parallel sum rounds each entry by itself: entries must not fall, nor rise where q is 0.
+    cumulative = jax.lax.cummax(jnp.where(q > 0, jnp.cumsum(q), 0))
+    points = (
+        jnp.arange(batch_size, dtype=q.dtype) + jax.random.uniform(key, (), q.dtype)
+    ) / batch_size
+    points = jnp.minimum(points, 1 - jnp.finfo(q.dtype).epsneg)  # The last may round to 1.
+    classes = jnp.searchsorted(cumulative / cumulative[-1], points, side='right')
+    return classes.astype(jnp.int32)
 
 
 def examples_by_class(key: jax.Array, classes: ArrayLike, class_counts: ArrayLike) -> jax.Array:
@@ -284,27 +387,57 @@ def examples_by_class(key: jax.Array, classes: ArrayLike, class_counts: ArrayLik
         >>> print(examples_by_class(jax.random.key(0), jnp.array([0, 1, 1]), [1, 1]))
         [0 1 1]
     """
-    check_whole_counts(class_counts)
-    known = concrete(class_counts)
-    if known is not None and known.sum() >= 2**31:
-        raise ValueError(f'class_counts: got {known.sum()} examples, wanted less than 2^31')
-    counts = jnp.asarray(class_counts).astype(jnp.int32)
-    known = concrete(classes)
-    classes = jnp.asarray(classes)
-    if not jnp.issubdtype(classes.dtype, jnp.integer):
-        raise ValueError(f'classes: got {classes.dtype}, wanted integers')
-    if known is not None and known.size and (known.min() < 0 or known.max() >= counts.size):
-        raise ValueError(
-            f'classes: got values from {known.min()} to {known.max()}, wanted 0 to '
-            f'{counts.size - 1}'
-        )
-    classes = classes.astype(jnp.int32)
+    classes, starts, counts = _sorted_by_class(classes, class_counts)
     size = counts[classes]
-    known = concrete(size)
-    if known is not None and (known == 0).any():
-        raise ValueError('classes: got a class without examples, wanted classes to draw from')
-    starts = (jnp.cumsum(counts) - counts).astype(jnp.int32)
     return starts[classes] + jax.random.randint(key, size.shape, 0, size, jnp.int32)
+
+
+def systematic_examples_by_class(
+    key: jax.Array, classes: ArrayLike, class_counts: ArrayLike
+) -> jax.Array:
+    r"""Draws examples of each class given that are spread evenly over the class.
+
+    .. math:: i_k = (r_j + \lfloor k\, n_j / m_j \rfloor) \bmod n_j, \quad k = 0 \dots m_j - 1,
+        \quad r_j \sim \operatorname{Uniform}\{0 \dots n_j - 1\}
+
+    where the batch holds class j m_j times. Every draw is uniform within its class, as one of
+    :func:`examples_by_class` is, but no example comes twice before each of its class came once.
+
+    Args:
+        key: a PRNG key.
+        classes: ``[batch]``, integers in ascending order, of classes that are not empty; at most
+            46340 of them.
+        class_counts: n, ``[classes]``, whole numbers that sum to less than 2³¹.
+
+    Returns:
+        Places in the sorted data set, ``[batch]``, int32.
+
+    Raises:
+        ValueError: if counts are no whole numbers or too many, classes are too many, or known ones
+            are empty, none, or not in ascending order.
+
+    Example:
+        >>> print(systematic_examples_by_class(jax.random.key(0), jnp.array([0, 1, 1, 1]), [1, 3]))
+        [0 1 2 3]
+
+    References:
+        Madow, On the Theory of Systematic Sampling II (1949).
+    """
+    known = concrete(classes)
+    if known is not None and np.any(known[1:] < known[:-1]):
+        raise ValueError('classes: got them in another order than ascending')
+    classes, starts, counts = _sorted_by_class(classes, class_counts)
+    if classes.size > 46_340:
+        raise ValueError(f'classes: got {classes.size}, wanted at most 46340')
+    size = counts[classes]
+    first, end = (jnp.searchsorted(classes, classes, side=side) for side in ('left', 'right'))
+    k, m = jnp.arange(classes.size, dtype=jnp.int32) - first, end - first
+    # k n / m, where n = whole × m + rest: these products fit, k × rest by the check above.
+    whole, rest = size // m, size % m
+    place = k * whole + k * rest // m
+    r = jax.random.randint(key, counts.shape, 0, jnp.maximum(counts, 1), jnp.int32)[classes]
+    place = place - (size - r)  # r + place − n, which is below 2³¹ where r + place may not be
+    return starts[classes] + jnp.where(place < 0, place + size, place)
 
 
 def stratified_classes(key: jax.Array, num_classes: int, batch_size: int) -> jax.Array:
@@ -381,15 +514,29 @@ def epoch_shuffle(key: jax.Array, step: ArrayLike, batch_size: int, num_examples
     return _shuffled(places % num_examples, subkeys[following.astype(jnp.int32)], num_examples)
 
 
-def check_no_empty_class(class_counts: ArrayLike, *, name: str = 'class_counts') -> None:
-    """Raises ValueError, naming the class, where known counts lack an example of one."""
-    check_counts(class_counts, name=name)
-    counts = concrete(class_counts)
-    if counts is not None and (counts == 0).any():
+def _sorted_by_class(
+    classes: ArrayLike, class_counts: ArrayLike
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Classes to draw from, and every class's first place and size, checked; all int32."""
+    check_whole_counts(class_counts)
+    known = concrete(class_counts)
+    if known is not None and known.sum() >= 2**31:
+        raise ValueError(f'class_counts: got {known.sum()} examples, wanted less than 2^31')
+    counts = jnp.asarray(class_counts).astype(jnp.int32)
+    known = concrete(classes)
+    classes = jnp.asarray(classes)
+    if not jnp.issubdtype(classes.dtype, jnp.integer):
+        raise ValueError(f'classes: got {classes.dtype}, wanted integers')
+    if known is not None and known.size and (known.min() < 0 or known.max() >= counts.size):
         raise ValueError(
-            f'{name}: class {int((counts == 0).argmax())} has no example, wanted one of each to '
-            'draw from'
+            f'classes: got values from {known.min()} to {known.max()}, wanted 0 to '
+            f'{counts.size - 1}'
         )
+    classes = classes.astype(jnp.int32)
+    known = concrete(counts[classes])
+    if known is not None and (known == 0).any():
+        raise ValueError('classes: got a class without examples, wanted classes to draw from')
+    return classes, (jnp.cumsum(counts) - counts).astype(jnp.int32), counts
 
 
 def _shuffle_keys(key: jax.Array) -> jax.Array:
@@ -441,13 +588,17 @@ def _log_weights(psi: jax.Array, class_counts: ArrayLike) -> jax.Array:
 
 
 def _straight_through(
-    log_weights: jax.Array, gumbel: jax.Array, temperature: float
+    log_weights: jax.Array, gumbel: jax.Array, temperature: float, drawn: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array]:
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
         raise ValueError(f'temperature: got {temperature}, wanted a number above 0')
     scores = log_weights[None, :] + gumbel
-    drawn = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    drawn = jnp.argmax(scores, axis=-1) if drawn is None else jnp.asarray(drawn)
+    if drawn.shape != scores.shape[:1] or not jnp.issubdtype(drawn.dtype, jnp.integer):
+        raise ValueError(
+            f'drawn: got {drawn.dtype}{list(drawn.shape)}, wanted integers, [{scores.shape[0]}]'
+        )
+    drawn = drawn.astype(jnp.int32)
     soft = jax.nn.softmax(scores / temperature, axis=-1)
     p = jnp.take_along_axis(soft, drawn[:, None], axis=-1)[:, 0]
-    # In this order: (1 + p) − p is not 1 in sixteen bits.
-    return drawn, 1 + (p - jax.lax.stop_gradient(p))
+    return drawn, one_with_gradient_of(p)

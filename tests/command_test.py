@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,19 @@ SMALL = [
     '--config.records.tensorboard=False',
     '--config.evaluation.every=30',
 ]
+# What the extras bring and the core does not (optax brings absl), as Python imports it.
+NOT_IN_THE_CORE = (
+    'array_record',
+    'flax',
+    'matplotlib',
+    'ml_collections',
+    'orbax',
+    'PIL',
+    'rich',
+    'sklearn',
+    'tensorboardX',
+    'tensorflow_datasets',
+)
 ENVIRONMENT = {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
@@ -109,6 +123,32 @@ def test_a_mistake_is_one_clear_line_before_any_work(flags, options, message, tm
     assert message in done.stderr
     assert 'Traceback' not in done.stderr
     assert not (tmp_path / 'run' / 'checkpoints').exists()
+
+
+@pytest.mark.parametrize(
+    ('module', 'arguments', 'message'),
+    [
+        ('balms_jax', [], "training needs the train extra: pip install 'balms_jax[train]'"),
+        ('balms_jax.report', ['RUN'], "the page needs the plots extra: pip install 'balms_jax[pl"),
+        ('balms_jax.data.sources', ['cifar10'], 'preparing a data set needs the train extra: pip'),
+    ],
+)
+def test_a_command_without_its_extra_names_it_in_one_line(module, arguments, message):
+    """Who has taken the core alone is told what to install, not where an import failed."""
+    code = (
+        'import runpy, sys; sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(","))); '
+        f'runpy.run_module({module!r}, run_name="__main__", alter_sys=True)'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code, ','.join(NOT_IN_THE_CORE), *arguments],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f'balms_jax: {message}')
+    assert re.fullmatch(r'.*\(no module named \w+\)\n', done.stderr)
 
 
 def test_help_names_every_method():

@@ -103,11 +103,26 @@ BAD_COUNTS = [
 
 @pytest.mark.parametrize(('counts', 'message'), BAD_COUNTS)
 def test_counts_that_are_no_counts_are_refused(counts, message):
-    for function in (priors.log_prior, priors.check_counts, priors.check_whole_counts):
+    for function in (
+        priors.log_prior,
+        priors.check_counts,
+        priors.check_no_empty_class,
+        priors.check_whole_counts,
+    ):
         with pytest.raises(ValueError, match=message):
             function(np.array(counts))
     with pytest.raises(ValueError, match=r'^meta_counts: got'):
         priors.check_counts(np.array(counts), name='meta_counts')
+
+
+def test_an_empty_class_is_named():
+    priors.check_no_empty_class(np.array([1.0, 0.5]))
+    with pytest.raises(ValueError, match='class_counts: got 0 for class 1, wanted an example of'):
+        priors.check_no_empty_class(np.array([5, 0, 2, 0]))
+    with pytest.raises(ValueError, match=r'^meta_counts: got 0 for class 2'):
+        priors.check_no_empty_class(np.array([[1, 1, 1], [3, 2, 0]]), name='meta_counts')
+    # Counts that are traced are not known, and pass.
+    jax.jit(priors.check_no_empty_class)(np.array([5, 0]))
 
 
 def test_fractions_are_no_whole_counts():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from balms_jax import rebalancers, sampling
+from balms_jax import estimators, rebalancers, sampling
 
 COUNTS = np.array([60, 25, 0, 10, 5])
 LABELS = np.repeat(np.arange(5), COUNTS)
@@ -17,8 +17,10 @@ NO_LOSSES = jnp.zeros(DRAWS)
 ALL = {
     'classes': rebalancers.meta_sampler(COUNTS),
     'examples': rebalancers.meta_sampler(COUNTS, estimator='examples'),
+    'score': rebalancers.meta_sampler(COUNTS, estimator='score'),
     'reweighter': rebalancers.meta_reweighter(COUNTS),
 }
+SAMPLERS = ['classes', 'examples', 'score']
 
 
 def p_value(classes, probabilities):
@@ -38,7 +40,7 @@ def test_drawn_examples_are_of_their_classes(name):
     assert len(set(draw.examples.tolist())) > 80  # Not always the same of a class.
 
 
-@pytest.mark.parametrize('name', ['classes', 'examples'])
+@pytest.mark.parametrize('name', SAMPLERS)
 def test_a_sampler_at_psi_0_is_instance_balanced(name):
     rebalancer = ALL[name]
     np.testing.assert_array_equal(rebalancer.psi, np.zeros(5))
@@ -46,7 +48,7 @@ def test_a_sampler_at_psi_0_is_instance_balanced(name):
     assert p_value(draw.classes, COUNTS) > 1e-3
 
 
-@pytest.mark.parametrize('name', ['classes', 'examples'])
+@pytest.mark.parametrize('name', SAMPLERS)
 def test_a_sampler_draws_what_its_summary_says(name):
     rebalancer = ALL[name]
     summary = rebalancer.summary(PSI)
@@ -63,7 +65,7 @@ def test_the_reweighter_draws_instance_balanced_whatever_psi():
     np.testing.assert_array_equal(draw.examples, at_zero.examples)
 
 
-@pytest.mark.parametrize('name', ['classes', 'examples'])
+@pytest.mark.parametrize('name', SAMPLERS)
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
 def test_the_weights_of_a_sampler_have_value_1_and_a_gradient(name, dtype):
     psi = PSI.astype(dtype)
@@ -76,21 +78,28 @@ def test_the_weights_of_a_sampler_have_value_1_and_a_gradient(name, dtype):
     assert jnp.all(jnp.isfinite(gradient))
 
 
-@pytest.mark.parametrize('name', ['classes', 'examples'])
-def test_the_estimators_are_those_of_sampling_at_the_same_noise(name):
+@pytest.mark.parametrize('name', list(estimators.ESTIMATORS))
+def test_a_sampler_draws_and_weighs_as_its_estimator(name):
+    """The losses do not enter; the temperature is handed on."""
     rebalancer = rebalancers.meta_sampler(COUNTS, estimator=name, temperature=0.5)
+    estimator = estimators.ESTIMATORS[name](COUNTS, temperature=0.5)
     draw = rebalancer.draw(jax.random.key(0), PSI, 32)
+    np.testing.assert_array_equal(
+        draw.examples, estimator.draw(jax.random.key(0), PSI, 32).examples
+    )
+    ours = jax.jacobian(lambda psi: rebalancer.weights(psi, draw, NO_LOSSES[:32]))(PSI)
+    np.testing.assert_array_equal(ours, jax.jacobian(estimator.weights)(PSI, draw))
+
+
+def test_the_default_estimator_is_over_classes():
+    draw = ALL['classes'].draw(jax.random.key(0), PSI, 32)
+    assert draw.noise.shape == (32, 5)
+    ours = jax.jacobian(lambda psi: ALL['classes'].weights(psi, draw, NO_LOSSES[:32]))(PSI)
 
     def direct(psi):
-        if name == 'classes':
-            return sampling.straight_through_over_classes(psi, COUNTS, draw.gumbel, 0.5)
-        return sampling.straight_through_over_examples(psi, LABELS, draw.gumbel, 0.5)
+        return sampling.straight_through_over_classes(psi, COUNTS, draw.noise)[1]
 
-    drawn, _ = direct(PSI)
-    np.testing.assert_array_equal(draw.classes if name == 'classes' else draw.examples, drawn)
-    assert draw.gumbel.shape == (32, 5 if name == 'classes' else 100)
-    ours = jax.jacobian(lambda psi: rebalancer.weights(psi, draw, NO_LOSSES[:32]))(PSI)
-    np.testing.assert_array_equal(ours, jax.jacobian(lambda psi: direct(psi)[1])(PSI))
+    np.testing.assert_array_equal(ours, jax.jacobian(direct)(PSI))
 
 
 def test_the_weights_of_the_reweighter_by_hand():
@@ -160,10 +169,12 @@ def test_bad_counts_are_refused(name):
     ):
         with pytest.raises(ValueError, match=message):
             rebalancers.REBALANCERS[name](np.array(counts))
-    with pytest.raises(ValueError, match='class_counts: class 1 has no example'):
+    with pytest.raises(ValueError, match='class_counts: got 0 for class 1'):
         rebalancers.REBALANCERS[name](np.array([3, 0]), initial_power=0.5)
 
 
 def test_unknown_estimators_are_refused():
-    with pytest.raises(ValueError, match="estimator: got 'gumbel'"):
+    with pytest.raises(
+        ValueError, match="estimator: got 'gumbel', wanted one of examples, classes"
+    ):
         rebalancers.meta_sampler(COUNTS, estimator='gumbel')

@@ -66,7 +66,7 @@ def test_initial_psi_of_huge_powers_and_counts_is_finite(power, counts):
 
 def test_initial_psi_needs_an_example_of_every_class_only_for_a_power():
     np.testing.assert_array_equal(sampling.initial_psi([3, 0]), [0, 0])
-    with pytest.raises(ValueError, match='class_counts: class 1 has no example'):
+    with pytest.raises(ValueError, match='class_counts: got 0 for class 1'):
         sampling.initial_psi([3, 0], power=0.5)
 
 
@@ -127,6 +127,10 @@ def test_draws_of_numpy_probabilities_and_under_x64_are_int32():
         assert psi.dtype == jnp.float64
         drawn, z = sampling.straight_through_over_classes(psi, [3, 2], jnp.zeros((1, 2)))
         assert drawn.dtype == jnp.int32
+        drawn = sampling.systematic_classes(jax.random.key(0), np.array([0.5, 0.5]), 3)
+        assert drawn.dtype == jnp.int32
+        examples = sampling.systematic_examples_by_class(jax.random.key(0), drawn, [3, 2])
+        assert examples.dtype == jnp.int32
         assert z.dtype == jnp.float64
 
 
@@ -184,6 +188,36 @@ def test_the_gradient_of_a_draw_is_the_closed_form(name, temperature):
 
 
 @pytest.mark.parametrize('name', ['classes', 'examples'])
+def test_a_stale_draw_keeps_its_outcomes(name):
+    """Drawn at one ψ and learned from at another: the soft sample is read at what was drawn."""
+    outcomes = 4 if name == 'classes' else 100
+    draw = estimator(name)
+    with jax.enable_x64(True):
+        gumbel = jax.random.gumbel(jax.random.key(3), (64, outcomes), jnp.float64)
+        old, new = jnp.asarray(PSI), jnp.asarray(-PSI)
+        drawn, _ = draw(psi=old, gumbel=gumbel)
+        kept, z = draw(psi=new, gumbel=gumbel, drawn=drawn)
+        np.testing.assert_array_equal(kept, drawn)
+        np.testing.assert_array_equal(z, np.ones(64))
+        redrawn, _ = draw(psi=new, gumbel=gumbel)
+        assert np.any(redrawn != drawn)
+
+        weights = COUNTS * rates_of(new) if name == 'classes' else rates_of(new)[LABELS]
+        soft = jax.nn.softmax(np.log(weights)[None] + gumbel)
+        p = soft[np.arange(64), drawn]
+        labels = np.arange(4) if name == 'classes' else LABELS
+        is_class = np.eye(4)[labels]
+        mass = soft @ is_class
+        expected = (1 - rates_of(new))[None] * p[:, None] * (is_class[drawn] - mass)
+        jacobian = jax.jacobian(lambda psi: draw(psi=psi, gumbel=gumbel, drawn=drawn)[1])(new)
+        np.testing.assert_allclose(jacobian, expected, rtol=1e-12, atol=1e-12)
+
+
+def rates_of(psi):
+    return 1 / (1 + np.exp(-np.asarray(psi)))
+
+
+@pytest.mark.parametrize('name', ['classes', 'examples'])
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_the_value_of_a_draw_is_exactly_one(name, dtype):
     # 1 + p − p, from left to right, is not: the real step would be weighted by rounding.
@@ -213,6 +247,30 @@ def test_huge_counts_and_empty_classes_are_drawn_with_finite_gradients(dtype, co
     gradient = jax.jacobian(lambda psi: draw(psi)[1])(psi)
     assert jnp.all(jnp.isfinite(gradient))
     np.testing.assert_array_equal(gradient[:, 2], 0)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_log_probabilities_are_those_of_the_probabilities_and_go_further(dtype):
+    psi = jnp.array([0.0, -3.0, 1.0], dtype)
+    counts = np.array([30, 0, 5])
+    logs = sampling.rated_log_class_probabilities(psi, counts)
+    assert logs.dtype == dtype
+    np.testing.assert_allclose(
+        jnp.exp(logs).astype(float),
+        sampling.rated_class_probabilities(psi, counts).astype(float),
+        rtol=float(4 * jnp.finfo(dtype).eps),
+    )
+    # Where the probability itself is rounded to 0.
+    tiny = sampling.rated_log_class_probabilities(jnp.array([0.0, -500.0], dtype), [1, 1])
+    assert tiny[1] == pytest.approx(-500, abs=3)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_ones_are_exact_and_differentiated_as_what_they_stand_for(dtype):
+    x = jnp.array([1e-3, -200.0, 0.3], dtype)
+    np.testing.assert_array_equal(sampling.one_with_gradient_of(x), jnp.ones(3, dtype))
+    jacobian = jax.jacobian(lambda x: sampling.one_with_gradient_of(3 * x))(x)
+    np.testing.assert_array_equal(jacobian, 3 * jnp.eye(3, dtype=dtype))
 
 
 def draw_by_counts(counts, key):
@@ -279,6 +337,98 @@ def test_examples_of_any_integer_type_of_classes(dtype):
 def test_examples_that_do_not_exist_are_refused(classes, counts, message):
     with pytest.raises(ValueError, match=message):
         sampling.examples_by_class(jax.random.key(0), np.array(classes), np.array(counts))
+
+
+# Systematic draws
+
+PROBABILITIES = np.array([0.0, 0.43, 0.0, 0.31, 0.16, 0.07, 0.03, 0.0])
+
+
+def systematic_counts(probabilities, batch_size, draws):
+    """How often each class is in each of many batches, ``[draws, classes]``."""
+    keys = jax.random.split(jax.random.key(0), draws)
+    classes = jax.jit(
+        jax.vmap(lambda key: sampling.systematic_classes(key, probabilities, batch_size))
+    )(keys)
+    assert np.all(np.diff(classes) >= 0)
+    return np.asarray(jax.nn.one_hot(classes, len(probabilities), dtype=jnp.int32).sum(1))
+
+
+@pytest.mark.parametrize('batch_size', [1, 7, 64])
+def test_systematic_counts_are_the_probabilities_up_to_rounding_and_on_average(batch_size):
+    expected = batch_size * PROBABILITIES
+    counts = systematic_counts(jnp.asarray(PROBABILITIES, jnp.float32), batch_size, 4000)
+    assert np.all(counts >= np.floor(expected))
+    assert np.all(counts <= np.ceil(expected))
+    # A count is its floor or one more: its variance is that of one coin.
+    rest = expected % 1
+    error = np.sqrt(rest * (1 - rest) / 4000)
+    assert np.all(np.abs(counts.mean(0) - expected) <= 4 * error)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_systematic_draws_never_draw_what_has_no_probability(dtype):
+    """Sums of many small numbers are rounded, and the last point of a large batch is too."""
+    probabilities = np.zeros(3000)
+    possible = np.random.default_rng(0).permutation(3000)[:1000]
+    probabilities[possible] = 1 / 1000
+    counts = systematic_counts(jnp.asarray(probabilities, dtype), 4096, 50)
+    assert not counts[:, probabilities == 0].any()
+    np.testing.assert_array_equal(counts.sum(1), 4096)
+    assert counts[:, possible].min() >= 4
+    assert counts[:, possible].max() <= 5
+
+
+def test_systematic_draws_take_any_scale():
+    """Like the independent ones: only ratios matter."""
+    key = jax.random.key(1)
+    draws = [sampling.systematic_classes(key, scale * PROBABILITIES, 64) for scale in (1.0, 7.0)]
+    np.testing.assert_array_equal(*draws)
+
+
+def test_systematic_examples_are_spread_and_as_likely_as_each_other():
+    counts = np.array([7, 3, 0, 40, 1])
+    classes = np.repeat([0, 1, 3, 4], [5, 8, 12, 2])
+    keys = jax.random.split(jax.random.key(0), 3000)
+    draw = jax.vmap(lambda key: sampling.systematic_examples_by_class(key, classes, counts))
+    examples = np.asarray(jax.jit(draw)(keys))
+    np.testing.assert_array_equal(
+        np.repeat(np.arange(5), counts)[examples], np.tile(classes, (3000, 1))
+    )
+    seen = np.stack([(examples == i).sum(1) for i in range(counts.sum())], 1)
+    # As often as each other, up to rounding: 5 of 7 once, 8 of 3 two or three times, …
+    expected = np.repeat(np.array([5, 8, 0, 12, 2]) / np.maximum(counts, 1), counts)
+    assert np.all(seen >= np.floor(expected))
+    assert np.all(seen <= np.ceil(expected))
+    # Each place of the batch by itself is uniform over its class.
+    for b in (0, 4, 6, 20):
+        drawn = examples[:, b]
+        assert_drawn_by(np.where(np.repeat(np.arange(5), counts) == classes[b], 1.0, 0.0), drawn)
+
+
+def test_systematic_examples_of_a_billion_are_in_their_class_and_far_apart():
+    """Neither k n nor r + k n / m fits an int32."""
+    counts = np.array([1_500_000_000, 600_000_000])
+    classes = np.repeat([0, 1], 1000)
+    for seed in range(20):
+        draw = sampling.systematic_examples_by_class(jax.random.key(seed), classes, counts)
+        draw = np.asarray(draw, np.int64)
+        np.testing.assert_array_equal(draw >= counts[0], classes == 1)
+        for part, count in zip(np.split(np.sort(draw), 2), counts, strict=True):
+            gaps = np.diff(part, append=part[0] + count)
+            assert gaps.max() - gaps.min() <= 1
+
+
+def test_systematic_examples_need_their_classes_in_order():
+    draw = functools.partial(sampling.systematic_examples_by_class, jax.random.key(0))
+    with pytest.raises(ValueError, match='classes: got them in another order than ascending'):
+        draw(np.array([1, 0]), [2, 2])
+    with pytest.raises(ValueError, match='classes: got a class without examples'):
+        draw(np.array([0, 1]), [2, 0])
+    with pytest.raises(ValueError, match='classes: got values from 0 to 2'):
+        draw(np.array([0, 2]), [2, 1])
+    with pytest.raises(ValueError, match='classes: got 50000, wanted at most 46340'):
+        draw(np.zeros(50_000, int), [2, 1])
 
 
 # Batches
@@ -373,6 +523,8 @@ def test_epochs_that_cannot_be_are_refused(batch_size, num_examples, message):
         ('classes', {'class_counts': [0, 0, 0, 0]}, 'class_counts: got only empty'),
         ('classes', {'temperature': 0.0}, 'temperature: got 0'),
         ('classes', {'temperature': float('nan')}, 'temperature: got nan'),
+        ('classes', {'drawn': np.zeros(3, int)}, r'drawn: got int32\[3\], wanted integers, \[2\]'),
+        ('examples', {'drawn': np.zeros(2)}, r'drawn: got float32\[2\]'),
         ('examples', {'gumbel': np.zeros((2, 99))}, r'gumbel: got shape \(2, 99\)'),
         ('examples', {'example_labels': LABELS.astype(float)}, 'example_labels: got float32'),
         ('examples', {'example_labels': LABELS + 1}, 'example_labels: got values from 1 to 4'),
@@ -395,7 +547,9 @@ def test_counts_that_are_no_counts_are_refused(bad):
         sampling.class_probabilities,
         functools.partial(sampling.progressive_class_probabilities, progress=0.5),
         functools.partial(sampling.rated_class_probabilities, np.zeros(2, np.float32)),
+        functools.partial(sampling.rated_log_class_probabilities, np.zeros(2, np.float32)),
         functools.partial(sampling.examples_by_class, jax.random.key(0), np.array([0])),
+        functools.partial(sampling.systematic_examples_by_class, jax.random.key(0), np.array([0])),
     ):
         with pytest.raises(ValueError, match='class_counts: got'):
             function(class_counts=np.array(bad))

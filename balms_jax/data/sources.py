@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balms_jax import extras
 from balms_jax.data import long_tail
 
 # The means and standard deviations that most CIFAR-10 code normalises with. (The latter are means
@@ -275,7 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--archive', help='the published binary version, if it is here already')
     flags = parser.parse_args(arguments)
     try:
-        prepare(flags.name, flags.data_dir, flags.archive)
+        with extras.needed('train', 'preparing a data set'):
+            prepare(flags.name, flags.data_dir, flags.archive)
     except DataNotFoundError as error:
         raise SystemExit(f'{flags.name}: {error}') from None
 

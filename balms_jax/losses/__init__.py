@@ -1,12 +1,12 @@
 """Losses of logits, labels and a log prior: one value an example, in optax's manner."""
 
 from balms_jax.losses.balanced import (
-    balanced_sigmoid_binary_cross_entropy,
     balanced_softmax_cross_entropy,
     balanced_softmax_cross_entropy_with_integer_labels,
     change_prior,
     prior_adjusted_log_softmax,
 )
+from balms_jax.losses.sigmoid import balanced_sigmoid_binary_cross_entropy
 
 __all__ = [
     'balanced_sigmoid_binary_cross_entropy',

@@ -3,21 +3,27 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-import flax.linen as nn
 import jax
 
 from balms_jax.models.classifiers import Cosine, Linear
 from balms_jax.models.digits import DigitsNet
+from balms_jax.models.imagenet_resnet import ImageNetResNet
 from balms_jax.models.resnet import CifarResNet
 
 PyTree = Any
 
-NETWORKS: dict[str, Callable[[int], nn.Module]] = {
-    'digits_net': lambda width: DigitsNet(width),
-    'resnet8': lambda width: CifarResNet(8, width),
-    'resnet14': lambda width: CifarResNet(14, width),
-    'resnet20': lambda width: CifarResNet(20, width),
-    'resnet32': lambda width: CifarResNet(32, width),
+# Each at its usual width.
+NETWORKS: dict[str, DigitsNet | CifarResNet | ImageNetResNet] = {
+    'digits_net': DigitsNet(),
+    'resnet8': CifarResNet(8),
+    'resnet14': CifarResNet(14),
+    'resnet20': CifarResNet(20),
+    'resnet32': CifarResNet(32),
+    'resnet10': ImageNetResNet(10),
+    'resnet18': ImageNetResNet(18),
+    'resnet50': ImageNetResNet(50),
+    'resnet101': ImageNetResNet(101),
+    'resnet152': ImageNetResNet(152),
 }
 
 
@@ -35,14 +41,15 @@ class Network(NamedTuple):
 
 
 def build(
-    name: str, num_classes: int, *, width: int = 16, classifier: str = 'linear', scale: float = 16.0
+    name: str, num_classes: int, *, width: int = 0, classifier: str = 'linear', scale: float = 16.0
 ) -> Network:
     """Builds a network.
 
     Args:
         name: one of ``NETWORKS``.
         num_classes: C.
-        width: channels of the first convolution; features have four times as many.
+        width: channels of the first convolution, which all others are multiples of; 0: as many as
+            the network usually has, 16 or, for ImageNet, 64.
         classifier: ``'linear'`` or ``'cosine'``.
         scale: s of the cosine classifier.
 
@@ -57,7 +64,8 @@ def build(
     heads = {'linear': Linear(num_classes), 'cosine': Cosine(num_classes, scale)}
     if classifier not in heads:
         raise ValueError(f'model.classifier: got {classifier!r}, wanted one of {", ".join(heads)}')
-    backbone, head = NETWORKS[name](width), heads[classifier]
+    usual, head = NETWORKS[name], heads[classifier]
+    backbone = usual.clone(width=width) if width else usual
 
     def init(key: jax.Array, images: jax.Array) -> tuple[PyTree, PyTree]:
         backbone_key, head_key = jax.random.split(key)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-conv_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')  # Kaiming normal, fan in.
+from balms_jax.models.layers import batch_norm, convolution, fan_in_init
 
 
 class Block(nn.Module):
@@ -17,9 +17,9 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[batch, height, width, channels] → [batch, height / stride, width / stride, planes]."""
         y = _conv(self.planes, self.stride)(x)
-        y = nn.relu(_batch_norm(train)(y))
+        y = nn.relu(batch_norm(train)(y))
         y = _conv(self.planes)(y)
-        y = _batch_norm(train)(y)
+        y = batch_norm(train)(y)
         if self.stride != 1 or x.shape[-1] != self.planes:
             pad = (self.planes - x.shape[-1]) // 2
             x = x[:, :: self.stride, :: self.stride]
@@ -42,7 +42,7 @@ class CifarResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """[batch, height, width, channels] → features [batch, 4 · width]."""
-        x = nn.relu(_batch_norm(train)(_conv(self.width)(images)))
+        x = nn.relu(batch_norm(train)(_conv(self.width)(images)))
         for group in range(3):
             for block in range((self.depth - 2) // 6):
                 stride = 2 if group and not block else 1
@@ -51,12 +51,4 @@ class CifarResNet(nn.Module):
 
 
 def _conv(planes: int, stride: int = 1) -> nn.Conv:
-    # Padding of 1 on each side whatever the stride; 'SAME' would pad a strided one at the end only.
-    return nn.Conv(
-        planes, (3, 3), (stride, stride), padding=1, use_bias=False, kernel_init=conv_init
-    )
-
-
-def _batch_norm(train: bool) -> nn.BatchNorm:
-    # Under jit over a mesh the statistics are those of the global batch.
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)
+    return convolution(planes, 3, stride, fan_in_init)

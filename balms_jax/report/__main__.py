@@ -4,7 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from balms_jax.report import RunError, write_report
+from balms_jax import extras
+
+with extras.needed('plots', 'the page'):
+    from balms_jax.report import RunError, write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -44,7 +44,7 @@ def stage_inputs(
             train_images, material.meta_images, source.test_images, train_images, read
         )
 
-    features = _feature_extractor(network, current, recipe, source)
+    features = feature_extractor(network, current, recipe, source)
     train = meta = np.stack([features(train_images, view) for view in range(stage.views)])
     if stage.meta.source == 'redraw':
         meta = features(material.meta_images)[None]
@@ -68,7 +68,7 @@ def _image_reader(recipe: Recipe, source: sources.Source) -> Callable[..., jax.A
     return read
 
 
-def _feature_extractor(
+def feature_extractor(
     network: Network, current: TrainState, recipe: Recipe, source: sources.Source
 ) -> Callable[..., np.ndarray]:
     """Gives (images, view = 0) → features of the frozen backbone, ``[examples, features]``.

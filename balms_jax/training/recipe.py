@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 
 from balms_jax import meta_gradients
 from balms_jax.data import long_tail
+from balms_jax.estimators import ESTIMATORS
+from balms_jax.models import NETWORKS
 from balms_jax.rebalancers import REBALANCERS
 
 DRAWS = ('shuffled', 'instance_balanced', 'class_balanced', 'square_root', 'progressive')
@@ -43,9 +45,14 @@ class Model:
     """Backbone and classifier."""
 
     name: str = 'digits_net'
-    width: int = 16
+    width: int = 0  # Channels of the first convolution; 0: as many as the network usually has.
     classifier: str = 'linear'  # or cosine
     scale: float = 16.0  # s of the cosine classifier
+
+    def __post_init__(self) -> None:
+        # So that a run is known, and recorded, by the number itself.
+        if self.width == 0 and self.name in NETWORKS:
+            object.__setattr__(self, 'width', NETWORKS[self.name].width)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ class Meta:
     """What is learned beside the parameters, and on what."""
 
     rebalancer: str = 'none'
-    estimator: str = 'classes'  # of the meta sampler's draw; or examples
+    estimator: str = 'classes'  # How the meta sampler's draw gets a gradient: one of ESTIMATORS.
+    temperature: float = 1.0  # T of the soft sample, where the estimator has one
     initial_power: float = 0.0
     source: str = 'train'  # The meta set: the training set, or a redraw of the subset.
     draws: str = 'stratified'  # or class_balanced
@@ -187,7 +195,14 @@ def check(recipe: Recipe) -> None:
     _positive('records.checkpoint_every', recipe.records.checkpoint_every)
     _positive('records.keep', recipe.records.keep)
     _positive('records.rates_every', recipe.records.rates_every)
-    for key in ('seed', 'devices', 'steps_per_call', 'data.head_count', 'evaluation.every'):
+    for key in (
+        'seed',
+        'devices',
+        'steps_per_call',
+        'data.head_count',
+        'model.width',
+        'evaluation.every',
+    ):
         value: Any = recipe
         for part in key.split('.'):
             value = getattr(value, part)
@@ -253,7 +268,11 @@ def _check_stage(name: str, stage: Stage) -> None:
         return
     _one_of(f'{name}.meta.source', meta.source, ('train', 'redraw'))
     _one_of(f'{name}.meta.draws', meta.draws, ('stratified', 'class_balanced'))
-    _one_of(f'{name}.meta.estimator', meta.estimator, ('classes', 'examples'))
+    _one_of(f'{name}.meta.estimator', meta.estimator, tuple(ESTIMATORS))
+    if not meta.temperature > 0:
+        raise ConfigError(
+            f'{name}.meta.temperature: got {meta.temperature}, wanted a number above 0'
+        )
     _one_of(f'{name}.meta.mode', meta.mode, tuple(meta_gradients.MODES))
     _positive(f'{name}.meta.batch_size', meta.batch_size)
     if stage.draws != 'shuffled':

@@ -71,7 +71,7 @@ def make_rebalancer(settings: Meta, class_counts: tuple[int, ...]) -> Rebalancer
         return None
     options: dict[str, Any] = {'initial_power': settings.initial_power}
     if settings.rebalancer == 'meta_sampler':
-        options['estimator'] = settings.estimator
+        options |= {'estimator': settings.estimator, 'temperature': settings.temperature}
     return REBALANCERS[settings.rebalancer](np.asarray(class_counts), **options)
 
 
@@ -145,12 +145,13 @@ def make_step(task: Task, stage: Stage, rebalancer: Rebalancer | None) -> Step:
         batch = next_batch(state, train_inputs, keys)
         meta_batch = task.place(_next_meta_batch(task, stage.meta, meta_inputs, keys))
 
-        def train_loss(trained: PyTree, psi: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
+        def train_losses(trained: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
             params = {**state.frozen, **trained}
             logits, batch_stats = task.logits(params, state.batch_stats, batch.inputs, True)
-            values = example_losses(logits, batch.targets)
-            weights = rebalancer.weights(psi, batch.draw, jax.lax.stop_gradient(values))
-            return (weights * values).mean(), batch_stats
+            return example_losses(logits, batch.targets), batch_stats
+
+        def weights(psi: PyTree, batch: Batch, values: jax.Array) -> jax.Array:
+            return rebalancer.weights(psi, batch.draw, values)
 
         def meta_loss(trained: PyTree, batch: tuple[jax.Array, jax.Array]) -> tuple:
             # Plain cross-entropy on a class-balanced batch. Its batch statistics are dropped.
@@ -160,7 +161,10 @@ def make_step(task: Task, stage: Stage, rebalancer: Rebalancer | None) -> Step:
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), None
 
         step = meta_gradients.value_and_meta_grad(
-            train_loss, meta_loss, optimizer, mode=stage.meta.mode
+            meta_gradients.WeightedLosses(train_losses, weights),
+            meta_loss,
+            optimizer,
+            mode=stage.meta.mode,
         )
         out = step(state.psi, state.trained, state.opt_state, batch, meta_batch)
         psi_updates, psi_opt_state = make_psi_optimizer(stage.meta).update(

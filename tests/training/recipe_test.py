@@ -52,6 +52,7 @@ def change(key, value):
         ('evaluation.test_priors', ('train',), r"test_priors: wanted 'uniform' among them"),
         ('evaluation.test_priors', ('head',), r"test_priors: got 'head', wanted one of uniform"),
         ('records.keep', 0, r'records\.keep: got 0, wanted at least 1'),
+        ('model.width', -1, r'model\.width: got -1, wanted at least 0'),
         ('seed', -1, r'seed: got -1, wanted at least 0'),
     ],
 )
@@ -59,6 +60,15 @@ def test_what_cannot_run_is_refused_by_its_key(key, value, message):
     """Found an hour into a run, it would have cost the hour."""
     with pytest.raises(recipe.ConfigError, match=message):
         recipe.from_config(change(key, value))
+
+
+def test_a_width_of_0_is_the_networks_own():
+    """The number itself is what a run is known and recorded by."""
+    assert recipe.Model() == recipe.Model('digits_net', 16)
+    read = recipe.from_config(change('model', {'name': 'resnet50'}))
+    assert read.model.width == 64
+    assert recipe.to_config(read).model.width == 64
+    assert recipe.from_config(change('model', {'name': 'resnet50', 'width': 8})).model.width == 8
 
 
 def test_a_whole_number_is_a_fine_float():

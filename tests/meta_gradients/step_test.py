@@ -1,7 +1,5 @@
 """The exact modes are one derivative computed in different orders; the closed form says which."""
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -15,7 +13,8 @@ pytestmark = pytest.mark.usefixtures('standard_promotion')
 
 CLASSES, FEATURES, BATCH = 4, 5, 12
 COUNTS = np.array([40, 20, 8, 2])
-EXACT = ('reverse', 'forward_over_reverse', 'lean')
+EXACT = ('reverse', 'forward_over_reverse', 'lean', 'per_example', 'ghost_product')
+SEVERAL_STEPS = ('reverse', 'forward_over_reverse', 'lean', 'finite_difference')
 
 
 def network(params, inputs):
@@ -23,13 +22,18 @@ def network(params, inputs):
     return hidden @ params['kernel'] + params['bias'][None, :]
 
 
-def train_loss(params, psi, batch, rebalancer):
+def example_losses(params, batch):
     inputs, draw = batch
     log_prior = priors.log_prior(COUNTS.astype(np.float64))
-    values = losses.balanced_softmax_cross_entropy_with_integer_labels(
+    return losses.balanced_softmax_cross_entropy_with_integer_labels(
         network(params, inputs), draw.classes, log_prior
+    ), inputs.sum()
+
+
+def train_loss_of(rebalancer):
+    return meta_gradients.WeightedLosses(
+        example_losses, lambda psi, batch, values: rebalancer.weights(psi, batch[1], values)
     )
-    return jnp.mean(rebalancer.weights(psi, draw, values) * values), inputs.sum()
 
 
 def meta_loss(params, batch):
@@ -75,6 +79,28 @@ OPTIMIZERS = {
     'clip': optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(0.3)),
     'clip_adam': optax.chain(optax.clip_by_global_norm(0.01), optax.adam(0.1)),
     'rmsprop': optax.rmsprop(0.1),
+    'adagrad': optax.adagrad(0.1),
+    'adabelief': optax.adabelief(0.1),
+    'nadam': optax.nadam(0.1),
+    'radam': optax.radam(0.1),
+    'yogi': optax.yogi(0.1),
+    'novograd': optax.novograd(0.1),
+    'lamb': optax.lamb(0.1),
+    'lars': optax.lars(0.1),
+    'muon': optax.contrib.muon(0.1),
+    'adadelta': optax.adadelta(0.1),
+    'adaptive_clip': optax.chain(optax.adaptive_grad_clip(0.1), optax.sgd(0.3)),
+    'centralised': optax.chain(optax.centralize(), optax.sgd(0.3, 0.9)),
+    'normalised': optax.chain(optax.normalize_by_update_norm(), optax.sgd(0.3)),
+    'masked_decay': optax.chain(
+        optax.masked(
+            optax.add_decayed_weights(0.1), {'hidden': True, 'kernel': True, 'bias': False}
+        ),
+        optax.sgd(0.3, 0.9),
+    ),
+    'noisy': optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.3)),
+    'averaged': optax.chain(optax.adam(0.1), optax.ema(0.9)),
+    'apply_if_finite': optax.apply_if_finite(optax.adam(0.1), 3),
     'frozen': frozen_hidden(optax.sgd(0.3, 0.9)),
     'frozen_adam': frozen_hidden(optax.adam(0.1)),
 }
@@ -85,10 +111,13 @@ REBALANCERS = {
 }
 
 
+TRAIN_LOSS = train_loss_of(REBALANCERS['meta_sampler'])
+
+
 def take_step(mode, optimizer, rebalancer, warm_steps=0):
     psi, params, batch, meta_batch = problem(rebalancer)
-    loss = functools.partial(train_loss, rebalancer=rebalancer)
-    step = jax.jit(meta_gradients.value_and_meta_grad(loss, meta_loss, optimizer, mode=mode))
+    loss = train_loss_of(rebalancer)
+    step = meta_gradients.value_and_meta_grad(loss, meta_loss, optimizer, mode=mode)
     out = step(psi, params, optimizer.init(params), batch, meta_batch)
     for _ in range(warm_steps):
         out = step(psi, out.params, out.opt_state, batch, meta_batch)
@@ -101,23 +130,27 @@ def reference(optimizer, rebalancer):
     opt_state = optimizer.init(params)
 
     def through_the_step(psi):
-        grads = jax.grad(lambda p: train_loss(p, psi, batch, rebalancer)[0])(params)
+        grads = jax.grad(lambda p: train_loss_of(rebalancer)(p, psi, batch)[0])(params)
         updates, _ = optimizer.update(grads, opt_state, params)
         return meta_loss(optax.apply_updates(params, updates), meta_batch)[0]
 
-    return jax.jit(jax.grad(through_the_step))(psi)
+    return jax.grad(through_the_step)(psi)
 
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
-@pytest.mark.parametrize('mode', EXACT)
-def test_exact_modes_equal_grad_through_the_written_out_step(mode, optimizer):
-    """They are the same derivative: only rounding may tell them apart, for any transformation."""
+def test_exact_modes_equal_grad_through_the_written_out_step(optimizer):
+    """They are the same derivative: only rounding may tell them apart, for any transformation.
+
+    Operation by operation: compiled, Adam's first step, whose derivative nearly cancels, moves by
+    1e-11 with any change of the program, as it does with the last bit of θ.
+    """
     with jax.enable_x64(True):
-        rebalancer = rebalancers.meta_sampler(COUNTS)
-        out = take_step(mode, OPTIMIZERS[optimizer], rebalancer)
+        rebalancer = REBALANCERS['meta_sampler']
         wanted = reference(OPTIMIZERS[optimizer], rebalancer)
-        assert jnp.linalg.norm(wanted) > 0
-        np.testing.assert_allclose(out.psi_grad, wanted, rtol=1e-10, atol=1e-13)
+        assert np.linalg.norm(wanted) > 0
+        for mode in EXACT:
+            psi_grad = take_step(mode, OPTIMIZERS[optimizer], rebalancer).psi_grad
+            assert np.linalg.norm(psi_grad - wanted) < 1e-12 * np.linalg.norm(wanted), mode
 
 
 @pytest.mark.parametrize('name', REBALANCERS)
@@ -177,7 +210,7 @@ def test_closed_form_of_one_sgd_step(mode):
 
             products = jax.tree.map(jnp.vdot, meta_grads, jax.grad(one_loss)(params))
             dz = -rate / BATCH * sum(jax.tree.leaves(products))
-            soft = jax.nn.softmax(jax.nn.log_sigmoid(psi)[labels] + batch[1].gumbel[b])
+            soft = jax.nn.softmax(jax.nn.log_sigmoid(psi)[labels] + batch[1].noise[b])
             mass = np.bincount(labels, np.asarray(soft), CLASSES)
             drawn = soft[batch[1].examples[b]]
             same = np.arange(CLASSES) == int(batch[1].classes[b])
@@ -185,7 +218,7 @@ def test_closed_form_of_one_sgd_step(mode):
         np.testing.assert_allclose(out.psi_grad, wanted, rtol=1e-10)
 
 
-@pytest.mark.parametrize('mode', meta_gradients.MODES)
+@pytest.mark.parametrize('mode', SEVERAL_STEPS)
 @pytest.mark.parametrize('optimizer', ['momentum', 'adamw', 'clip', 'frozen'])
 def test_k_steps_equal_grad_through_the_written_out_steps(mode, optimizer):
     """Momentum and weight decay carry the derivative from step to step."""
@@ -194,7 +227,7 @@ def test_k_steps_equal_grad_through_the_written_out_steps(mode, optimizer):
         psi, params, _, meta_batch = problem(rebalancer)
         batches = [problem(rebalancer, seed)[2] for seed in range(3)]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
-        loss = functools.partial(train_loss, rebalancer=rebalancer)
+        loss = train_loss_of(rebalancer)
         step = meta_gradients.value_and_meta_grad(loss, meta_loss, optimizer, mode=mode, steps=3)
         out = jax.jit(step)(psi, params, optimizer.init(params), stacked, meta_batch)
 
@@ -231,16 +264,16 @@ def test_mixed_mode_keeps_no_backward_pass_of_the_steps():
         lowered = jax.jit(step).lower(psi, weights, optimizer.init(weights), inputs, inputs[0])
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
-    growth = {mode: temp_memory(mode, 4) / temp_memory(mode, 2) for mode in EXACT}
+    growth = {mode: temp_memory(mode, 4) / temp_memory(mode, 2) for mode in SEVERAL_STEPS}
     assert growth['forward_over_reverse'] < 1.25 < 1.5 < growth['reverse']
 
 
 def test_steps_are_checked():
     """A batch without the axis of steps would be cut into examples."""
     with pytest.raises(ValueError, match='steps: got 0, wanted a whole number of at least 1'):
-        meta_gradients.value_and_meta_grad(train_loss, meta_loss, optax.sgd(0.1), steps=0)
+        meta_gradients.value_and_meta_grad(TRAIN_LOSS, meta_loss, optax.sgd(0.1), steps=0)
     psi, params, batch, meta_batch = problem(REBALANCERS['meta_sampler'])
-    step = meta_gradients.value_and_meta_grad(train_loss, meta_loss, optax.sgd(0.1), steps=2)
+    step = meta_gradients.value_and_meta_grad(TRAIN_LOSS, meta_loss, optax.sgd(0.1), steps=2)
     with pytest.raises(
         ValueError, match=r'batch: got an array of shape \(12, 5\), wanted a leadin'
     ):
@@ -264,7 +297,7 @@ def test_psi_may_be_any_hyperparameter():
             meta_gradients.value_and_meta_grad(loss, meta_loss, optimizer, mode=mode)(
                 psi, params, optimizer.init(params), (inputs, draw), meta_batch
             )
-            for mode in EXACT
+            for mode in ('reverse', 'forward_over_reverse', 'lean')
         ]
         for out in outs[1:]:
             chex.assert_trees_all_close(out.psi_grad, outs[0].psi_grad, rtol=1e-10)
@@ -288,7 +321,7 @@ def test_a_dead_unit_does_not_make_the_gradient_nan(mode, optimizer):
     psi, params, batch, meta_batch = problem(rebalancer)
     batch = (batch[0].at[:, 0].set(0.0), batch[1])  # The first input never speaks.
     optimizer = OPTIMIZERS[optimizer]
-    loss = functools.partial(train_loss, rebalancer=rebalancer)
+    loss = train_loss_of(rebalancer)
     step = meta_gradients.value_and_meta_grad(loss, meta_loss, optimizer, mode=mode)
     out = jax.jit(step)(psi, params, optimizer.init(params), batch, meta_batch)
     assert np.all(np.isfinite(out.psi_grad))
@@ -298,33 +331,36 @@ def test_a_dead_unit_does_not_make_the_gradient_nan(mode, optimizer):
 def test_unknown_mode_is_refused_by_name():
     """The message must say what can be had instead."""
     with pytest.raises(ValueError, match=r"mode: got 'backward', wanted one of reverse"):
-        meta_gradients.value_and_meta_grad(train_loss, meta_loss, optax.sgd(0.1), mode='backward')
+        meta_gradients.value_and_meta_grad(TRAIN_LOSS, meta_loss, optax.sgd(0.1), mode='backward')
 
 
-def resnet_step(mode, *, dtype, batch_size, image=32, depth='resnet32', optimizer=None):
+def resnet_step(mode, *, dtype, batch_size, depth='resnet32', frozen_statistics=False):
     """An end-to-end meta step of a CIFAR network, and the plain step beside it."""
     net = models.build(depth, CLASSES)
     key = jax.random.key(0)
-    images = jax.random.normal(key, (batch_size, image, image, 3), dtype)
+    images = jax.random.normal(key, (batch_size, 32, 32, 3), dtype)
     params, stats = jax.jit(net.init)(key, images[:1])
     params, stats = jax.tree.map(lambda x: x.astype(dtype), (params, stats))
-    optimizer = optimizer or optax.sgd(0.1, 0.9, nesterov=True)
+    optimizer = optax.sgd(0.1, 0.9, nesterov=True)
     rebalancer = REBALANCERS['meta_sampler']
     psi = jnp.zeros(CLASSES, dtype)
     draw = rebalancer.draw(key, psi, batch_size)
     labels = jnp.arange(batch_size, dtype=jnp.int32) % CLASSES
 
     def logits(params, images):
-        features, new_stats = net.features(params['backbone'], stats, images, True)
+        features, new_stats = net.features(params['backbone'], stats, images, not frozen_statistics)
         return net.logits(params['classifier'], features), new_stats
 
-    def train_loss(params, psi, batch):
+    def example_losses(params, batch):
         images, draw = batch
         out, new_stats = logits(params, images)
-        values = losses.balanced_softmax_cross_entropy_with_integer_labels(
+        return losses.balanced_softmax_cross_entropy_with_integer_labels(
             out, draw.classes, priors.log_prior(COUNTS)
-        )
-        return jnp.mean(rebalancer.weights(psi, draw, values) * values), new_stats
+        ), new_stats
+
+    train_loss = meta_gradients.WeightedLosses(
+        example_losses, lambda psi, batch, values: rebalancer.weights(psi, batch[1], values)
+    )
 
     def meta_loss(params, batch):
         images, labels = batch
@@ -343,36 +379,52 @@ def resnet_step(mode, *, dtype, batch_size, image=32, depth='resnet32', optimize
     return step, plain, arguments
 
 
-def test_exact_modes_agree_on_resnet32_in_double_precision():
-    """Batch norm in training mode couples the examples; the chain rule does not mind."""
+@pytest.mark.parametrize('frozen_statistics', [False, True])
+def test_exact_modes_agree_on_a_resnet_in_double_precision(frozen_statistics):
+    """Batch norm in training mode couples the examples; all but the ghost product do not mind."""
+    modes = EXACT if frozen_statistics else [mode for mode in EXACT if mode != 'ghost_product']
     with jax.enable_x64(True):
         grads = []
-        for mode in EXACT:
-            step, _, arguments = resnet_step(mode, dtype=jnp.float64, batch_size=8)
+        for mode in modes:
+            step, _, arguments = resnet_step(
+                mode,
+                dtype=jnp.float64,
+                batch_size=8,
+                depth='resnet8',
+                frozen_statistics=frozen_statistics,
+            )
             grads.append(np.asarray(jax.jit(step)(*arguments).psi_grad))
     for grad in grads[1:]:
         assert np.linalg.norm(grad - grads[0]) < 1e-10 * np.linalg.norm(grads[0])
 
 
 @pytest.mark.parametrize(
-    ('mode', 'most_flops', 'most_memory'),
+    ('mode', 'frozen_statistics', 'most_flops', 'most_memory'),
     [
-        ('reverse', 2.67, 1.75),
-        ('forward_over_reverse', 2.67, 1.75),
-        ('lean', 3.0, 1.1),
-        ('finite_difference', 2.7, 1.05),
+        ('reverse', False, 2.67, 1.75),
+        ('forward_over_reverse', False, 2.67, 1.75),
+        ('per_example', False, 2.67, 1.75),
+        ('lean', False, 3.0, 1.1),
+        ('finite_difference', False, 2.7, 1.05),
+        ('ghost_product', True, 2.34, 3.0),
     ],
 )
-def test_compiled_cost_is_at_the_floor(mode, most_flops, most_memory):
+def test_compiled_cost_is_at_the_floor(mode, frozen_statistics, most_flops, most_memory):
     """As the compiler counts: 8 forward passes against 3 of the plain step, 9 for the lean mode.
 
     A real step computed again would make it 11/3. Memory beyond the plain step's is a few copies
     of the parameters, which weigh less in a deeper network than in this one.
     """
-    step, plain, arguments = resnet_step(mode, dtype=jnp.float32, batch_size=64, depth='resnet14')
+    step, plain, arguments = resnet_step(
+        mode,
+        dtype=jnp.float32,
+        batch_size=64,
+        depth='resnet14',
+        frozen_statistics=frozen_statistics,
+    )
     meta = jax.jit(step).lower(*arguments).compile()
     base = jax.jit(plain).lower(*arguments[1:4]).compile()
     flops = meta.cost_analysis()['flops'] / base.cost_analysis()['flops']
     memory = meta.memory_analysis().temp_size_in_bytes / base.memory_analysis().temp_size_in_bytes
-    assert 2.3 < flops <= most_flops
+    assert 2.2 < flops <= most_flops
     assert memory <= most_memory

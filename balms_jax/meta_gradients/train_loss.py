@@ -1,0 +1,44 @@
+"""What is differentiated: the forms a training loss and a meta loss may have."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+TrainLoss = Callable[..., tuple[jax.Array, PyTree]]
+"""(params, psi, batch) → (scalar, aux); or (params, psi, batch, carry) → (scalar, carry)"""
+MetaLoss = Callable[..., tuple[jax.Array, PyTree]]
+"""(params, meta_batch) → (scalar, aux); with a carry (params, meta_batch, carry)"""
+
+
+@dataclass(frozen=True)
+class WeightedLosses:
+    r"""A training loss in which ψ weighs the losses of the examples.
+
+    .. math:: L(\theta, \psi) = \frac1B \sum_b z_b(\psi)\, \ell_b(\theta)
+
+    It is called as any training loss. Modes that differentiate one loss an example read its parts.
+    z may depend on the losses' values (Meta-Weight-Net's does); it is not differentiated by them.
+
+    Args:
+        losses: ℓ: (params, batch) → (``[batch]``, aux).
+        weights: z: (psi, batch, losses ``[batch]``) → ``[batch]``.
+
+    Example:
+        >>> squares = lambda w, x: ((w - x) ** 2, None)
+        >>> train_loss = WeightedLosses(squares, lambda psi, x, losses: psi)
+        >>> print(train_loss(jnp.array(1.0), jnp.array([1.0, 3.0]), jnp.zeros(2))[0])
+        2.0
+    """
+
+    losses: Callable[..., tuple[jax.Array, PyTree]]
+    weights: Callable[[PyTree, PyTree, jax.Array], jax.Array]
+
+    def __call__(self, params: PyTree, psi: PyTree, batch: PyTree, *carry: PyTree) -> tuple:
+        """L(θ, ψ), a scalar, and the losses' aux."""
+        values, aux = self.losses(params, batch, *carry)
+        weights = self.weights(psi, batch, jax.lax.stop_gradient(values))
+        return jnp.mean(weights * values), aux
