@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from balms_jax import losses, meta_gradients, priors, sampling
+from balms_jax import losses, meta_gradients, priors, sampling, shuffling
 from balms_jax.data import augment
 from balms_jax.rebalancers import REBALANCERS, Draw, Rebalancer
 from balms_jax.training.recipe import Meta, Optimizer, Stage
@@ -227,7 +227,7 @@ def _unlearned_draw(
     if stage.draws == 'shuffled':
         # The state's own key: the same at every step of the stage.
         num_examples = sum(class_counts)
-        examples = sampling.epoch_shuffle(state.key, state.step, stage.batch_size, num_examples)
+        examples = shuffling.epoch_shuffle(state.key, state.step, stage.batch_size, num_examples)
         ends = jnp.asarray(np.cumsum(counts), jnp.int32)
         classes = jnp.searchsorted(ends, examples, side='right')
         return Draw(examples, classes.astype(jnp.int32))
