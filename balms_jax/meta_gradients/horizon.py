@@ -95,7 +95,8 @@ def _gradient(train_loss: TrainLoss, mode: Mode) -> Callable[..., tuple[PyTree, 
 
     def gradient(params: PyTree, psi: PyTree, carry: tuple, batches: PyTree, k: jax.Array) -> Any:
         value_and_grad = jax.value_and_grad(train_loss, has_aux=True)
-        (loss, aux), grads = value_and_grad(params, psi, _batch(batches, k), *carry)
+        batch = _batch(batches, _after(params, k))
+        (loss, aux), grads = value_and_grad(params, psi, batch, *carry)
         return grads, loss, aux
 
     directional = mode.directional
@@ -153,7 +154,8 @@ def _computed_again(several: Callable[..., tuple[State, Any]]) -> Callable[..., 
 
 def _after(v: PyTree, ks: jax.Array) -> jax.Array:
     """The same numbers, there only after v."""
-    return ks + (0 * jax.tree.leaves(v)[0].ravel()[0]).astype(ks.dtype)
+    entry = jax.tree.leaves(v)[0].ravel()[0]
+    return ks + (jnp.isnan(entry) & jnp.isinf(entry)).astype(ks.dtype)
 
 
 def _batch(batches: PyTree, k: jax.Array) -> PyTree:

@@ -208,7 +208,9 @@ def _gather(eqn: core.JaxprEqn, axes: Sequence[Axis]) -> int | None:
         if d not in (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
     ]
     whole = eqn.params['slice_sizes'][operand] == aval(eqn.invars[0]).shape[operand]
-    if indices is SHARED and whole and operand in kept and operand not in numbers.start_index_map:
+    # A lone example can only look up its own.
+    own = indices is SHARED or aval(eqn.invars[0]).shape[operand] == 1
+    if own and whole and operand in kept and operand not in numbers.start_index_map:
         return numbers.offset_dims[kept.index(operand)]
     return None
 

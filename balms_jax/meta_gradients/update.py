@@ -47,9 +47,9 @@ def reads_psi(optimizer: Optimizer) -> bool:
 
 
 def _off_zero(grads: PyTree) -> PyTree:
-    """Moves entries of exactly 0 by less than any norm or root of a square notices."""
+    """Moves entries of exactly 0: too little for a norm to notice, enough for a root's derivative."""
 
     def move(grad: jax.Array) -> jax.Array:
-        return jnp.where(grad == 0, float(jnp.finfo(grad.dtype).tiny) ** 0.4, grad)
+        return jnp.where(grad == 0, float(jnp.finfo(grad.dtype).tiny) ** 0.3, grad)
 
     return jax.tree.map(move, grads)

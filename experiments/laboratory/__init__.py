@@ -1,0 +1,1 @@
+"""The parts of ``experiments/meta_gradients.py``, one question a file."""
