@@ -47,7 +47,7 @@ def reads_psi(optimizer: Optimizer) -> bool:
 
 
 def _off_zero(grads: PyTree) -> PyTree:
-    """Moves entries of exactly 0: too little for a norm to notice, enough for a root's derivative."""
+    """Moves entries of exactly 0: no norm notices, and no root's derivative overflows."""
 
     def move(grad: jax.Array) -> jax.Array:
         return jnp.where(grad == 0, float(jnp.finfo(grad.dtype).tiny) ** 0.3, grad)

