@@ -96,8 +96,8 @@ def value_and_meta_grad(
         the next one, and the meta loss reads the last: batch statistics, say, differentiated too.
 
     Raises:
-        ValueError: if the mode is unknown or does not suit the train loss, K is no whole number
-            above 0, or K > 1 and an array of batch has no leading axis of K.
+        ValueError: if the mode is unknown or does not suit the train loss, K or the carry, K is no
+            whole number above 0, or K > 1 and an array of batch has no leading axis of K.
         CoupledExamplesError: a ValueError of ``ghost_product``, naming what couples examples.
 
     Example:
@@ -144,6 +144,8 @@ def value_and_meta_grad(
     ) -> MetaStep:
         if steps == 1 and carry is None:
             return one(psi, params, opt_state, batch, meta_batch)
+        if chosen.one_step:
+            raise ValueError(f'carry: got one for mode {mode!r}, wanted a mode that takes several')
         if steps == 1:
             batch = jax.tree.map(lambda leaf: leaf[None], batch)
         check_batches(batch, steps)

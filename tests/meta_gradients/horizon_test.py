@@ -177,3 +177,12 @@ def test_a_batch_without_the_axis_of_steps_is_refused():
         ValueError, match=r'batch: got an array of shape \(3, 6, 3\), wanted a lead'
     ):
         step(psi, params, optax.sgd(0.1).init(params), batches, meta_batch, stats)
+
+
+@pytest.mark.parametrize('mode', ['per_example', 'ghost_product'])
+def test_a_carry_is_refused_by_modes_of_one_example_at_a_time(mode):
+    """They would fall back on another order of differentiation, and give no example's part."""
+    psi, params, batches, meta_batch, stats = problem(1)
+    step = meta_gradients.value_and_meta_grad(train_loss, meta_loss, optax.sgd(0.1), mode=mode)
+    with pytest.raises(ValueError, match=f"carry: got one for mode '{mode}'"):
+        step(psi, params, optax.sgd(0.1).init(params), batches, meta_batch, stats)
