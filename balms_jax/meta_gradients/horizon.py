@@ -18,13 +18,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 from balms_jax.meta_gradients.modes import Mode, beside
 from balms_jax.meta_gradients.train_loss import PyTree, TrainLoss
 from balms_jax.meta_gradients.update import Update
 
-Train = Callable[[PyTree, PyTree, PyTree, PyTree, PyTree], tuple[PyTree, Any]]
+Train = Callable[..., tuple[PyTree, jax.Array, PyTree]]
 State = tuple[PyTree, PyTree, tuple]  # θ, the optimizer's, the carry as a tuple of one or none
+Material = tuple[PyTree, list]  # the batches of all steps, what the loss closes over
 
 
 def train_steps(
@@ -46,31 +48,18 @@ def train_steps(
             0 keeps the state of every step, and computes none again.
         scan: run a segment's steps as a loop of the compiler.
     """
-    gradient = _gradient(train_loss, mode)
     length = math.isqrt(steps - 1) + 1 if segment is None else segment or steps
 
-    def one_step(psi: PyTree, state: State, batches: PyTree, k: Any) -> tuple[State, Any]:
-        params, opt_state, carry = state
-        grads, loss, aux = gradient(params, psi, carry, batches, k)
-        params, opt_state = update(grads, opt_state, params, psi)
-        return (params, opt_state, (aux,) if carry else ()), (loss, None if carry else aux)
-
-    def several(psi: PyTree, state: State, batches: PyTree, ks: jax.Array) -> tuple[State, Any]:
-        if scan:
-            return jax.lax.scan(lambda state, k: one_step(psi, state, batches, k), state, ks)
-        # A loop in Python: XLA runs convolutions inside a scan many times slower on the CPU.
-        recorded = []
-        for k in ks:
-            state, record = one_step(psi, state, batches, k)
-            recorded.append(record)
-        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *recorded)
-
     def run(psi: PyTree, state: State, batches: PyTree) -> tuple[State, Any]:
+        params, _, carry = state
+        first = _batch((batches, []), 0)[0]
+        closed, constants = _closed(train_loss, params, psi, first, *carry)
+        several = _several(_gradient(closed, mode), update, scan)
         kept = several if segment == 0 else _computed_again(several)
         recorded = []
         for start in range(0, steps, length):
             ks = jnp.arange(start, min(start + length, steps), dtype=jnp.int32)
-            state, records = kept(psi, state, batches, ks)
+            state, records = kept(psi, state, (batches, constants), ks)
             recorded.append(records)
         return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *recorded)
 
@@ -87,15 +76,39 @@ def check_batches(batches: PyTree, steps: int) -> None:
             )
 
 
-def _gradient(train_loss: TrainLoss, mode: Mode) -> Callable[..., tuple[PyTree, jax.Array, PyTree]]:
-    """(params, psi, carry, batches, k) → (∇_θ L, L, aux), whose derivative is taken by the mode.
+def _several(gradient: Train, update: Update, scan: bool) -> Callable[..., tuple[State, Any]]:
+    """(ψ, state, material, ks) → (state after the steps ks, losses and aux of each)."""
+
+    def one_step(psi: PyTree, state: State, material: Material, k: Any) -> tuple[State, Any]:
+        params, opt_state, carry = state
+        grads, loss, aux = gradient(params, psi, carry, material, k)
+        params, opt_state = update(grads, opt_state, params, psi)
+        return (params, opt_state, (aux,) if carry else ()), (loss, None if carry else aux)
+
+    def several(psi: PyTree, state: State, material: Material, ks: jax.Array) -> tuple[State, Any]:
+        if scan:
+            return jax.lax.scan(lambda state, k: one_step(psi, state, material, k), state, ks)
+        # A loop in Python: XLA runs convolutions inside a scan many times slower on the CPU.
+        recorded = []
+        for k in ks:
+            state, record = one_step(psi, state, material, k)
+            recorded.append(record)
+        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *recorded)
+
+    return several
+
+
+def _gradient(train_loss: TrainLoss, mode: Mode) -> Train:
+    """(params, psi, carry, material, k) → (∇_θ L, L, aux), whose derivative is taken by the mode.
 
     It takes all batches and which one, so that a later pass does not keep a copy of its batch.
     """
 
-    def gradient(params: PyTree, psi: PyTree, carry: tuple, batches: PyTree, k: jax.Array) -> Any:
+    def gradient(
+        params: PyTree, psi: PyTree, carry: tuple, material: Material, k: jax.Array
+    ) -> Any:
         value_and_grad = jax.value_and_grad(train_loss, has_aux=True)
-        batch = _batch(batches, _after(params, k))
+        batch = _batch(material, _after(params, k))
         (loss, aux), grads = value_and_grad(params, psi, batch, *carry)
         return grads, loss, aux
 
@@ -107,9 +120,9 @@ def _gradient(train_loss: TrainLoss, mode: Mode) -> Callable[..., tuple[PyTree, 
         return gradient(*inputs), inputs
 
     def backward(inputs: Any, cotangents: Any) -> tuple[PyTree, PyTree, PyTree, None, None]:
-        params, psi, carry, batches, k = inputs
+        params, psi, carry, material, k = inputs
         v, _, aux_cotangent = cotangents
-        batch = _batch(batches, _after(v, k))
+        batch = _batch(material, _after(v, k))
         # The next carry is pulled back by the same derivative: ∇⟨c, s⟩ = ∂_t ∇(L + t⟨c, s⟩).
         c = aux_cotangent if carry else ()
 
@@ -141,10 +154,10 @@ def _computed_again(several: Callable[..., tuple[State, Any]]) -> Callable[..., 
         return several(*inputs), inputs
 
     def backward(inputs: Any, cotangents: Any) -> tuple[PyTree, PyTree, None, None]:
-        psi, (params, *others), batches, ks = inputs
+        psi, (params, *others), material, ks = inputs
         v = cotangents[0][0]
         state, ks = (beside(params, v), *others), _after(v, ks)
-        _, pull_back = jax.vjp(lambda psi, state: several(psi, state, batches, ks), psi, state)
+        _, pull_back = jax.vjp(lambda psi, state: several(psi, state, material, ks), psi, state)
         return *pull_back(cotangents), None, None
 
     again = jax.custom_vjp(several)
@@ -158,8 +171,28 @@ def _after(v: PyTree, ks: jax.Array) -> jax.Array:
     return ks + (jnp.isnan(entry) & jnp.isinf(entry)).astype(ks.dtype)
 
 
-def _batch(batches: PyTree, k: jax.Array) -> PyTree:
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, k, keepdims=False), batches)
+def _closed(train_loss: TrainLoss, *example: PyTree) -> tuple[TrainLoss, list]:
+    """The loss of (batch, constants), and the constants: the arrays that it closes over.
+
+    A rule of differentiation inside a compiled loop takes arrays as arguments only.
+    """
+    traced, shapes = jax.make_jaxpr(lambda *inputs: train_loss(*inputs), return_shape=True)(
+        *example
+    )
+
+    def closed(params: PyTree, psi: PyTree, material: Material, *carry: PyTree) -> Any:
+        batch, constants = material
+        inputs = jax.tree.leaves((params, psi, batch, *carry))
+        outputs = core.jaxpr_as_fun(core.ClosedJaxpr(traced.jaxpr, constants))(*inputs)
+        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+    return closed, list(traced.consts)
+
+
+def _batch(material: Material, k: jax.Array | int) -> Material:
+    batches, constants = material
+    one = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, k, keepdims=False), batches)
+    return one, constants
 
 
 def _inner(a: PyTree, b: PyTree) -> jax.Array:

@@ -167,9 +167,10 @@ def finite_difference(
 
     Args:
         scheme: ``'central'`` or ``'forward'``.
-        step: ρ, how far θ is moved relative to its length. By default :math:`\epsilon^{1/3}`
-            (central) or :math:`\epsilon^{1/2}` (forward) of the precision, where truncation and
-            rounding balance on a smooth loss.
+        step: ρ, how far θ is moved relative to its length. By default :math:`\epsilon^{1/2}` of the
+            precision. There rounding, :math:`\epsilon / \rho`, balances what grows as ρ: the
+            truncation of a forward difference, and what a difference of either scheme gets wrong
+            at the kinks of rectified units.
         precision: the type that ε is of; by default the parameters' own. Name the type of the
             computation where it is another.
 
@@ -195,9 +196,8 @@ def finite_difference(
 
     def difference(function: Function, at: PyTree, along: PyTree) -> PyTree:
         norm, scale = optax.tree.norm(along), 1 + optax.tree.norm(at)
-        epsilon = float(jnp.finfo(norm.dtype if precision is None else precision).eps)
-        balanced = epsilon ** (1 / 3 if scheme == 'central' else 1 / 2)
-        rho = jnp.asarray(balanced if step is None else step, norm.dtype)
+        default = balanced_step(norm.dtype if precision is None else precision)
+        rho = jnp.asarray(default if step is None else step, norm.dtype)
         h = rho * scale / jnp.where(norm > 0, norm, 1)
 
         def moved(h: jax.Array) -> PyTree:
@@ -207,6 +207,11 @@ def finite_difference(
         return jax.tree.map(lambda a, b: (a - b) / apart.astype(a.dtype), moved(h), behind)
 
     return Mode(recomputed(difference, _where_alive), difference)
+
+
+def balanced_step(precision: DTypeLike) -> float:
+    """√ε, the relative step of a difference if none is given."""
+    return float(jnp.finfo(precision).eps) ** 0.5
 
 
 def beside(params: PyTree, u: PyTree) -> PyTree:

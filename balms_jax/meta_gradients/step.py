@@ -68,7 +68,7 @@ def value_and_meta_grad(
     ``ghost_product``         7     2.3 A   the same vector from the backward pass that gave g; a
                                             :class:`WeightedLosses` of independent examples
     ``finite_difference``     8     A       a central difference of ∇_ψ L along u. **Not exact**: it
-                                            errs by ε^⅔ or, at the kinks of a network, far more
+                                            errs by √ε times what the problem makes of it
     ========================  ====  ======  ========================================================
 
     All but the last are exact: they agree to rounding, for any transformation and any ψ.

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from balms_jax.meta_gradients import MODES, Mode, finite_difference
+from balms_jax.meta_gradients.modes import balanced_step
 from balms_jax.meta_gradients.update import differentiable_update
 from experiments.laboratory.ledger import Ledger
 from experiments.laboratory.networks import PRECISIONS, Subject, cast
@@ -224,8 +225,7 @@ def measure_differences(
                     _against(run(*data, u, jnp.asarray(rho, wide)), known['psi'])['error']
                     for rho in steps
                 ]
-                epsilon = float(jnp.finfo(compute).eps)
-                default = epsilon ** (1 / 3 if scheme == 'central' else 1 / 2)
+                default = balanced_step(compute)
                 at_default = run(*data, u, jnp.asarray(default, wide))
                 return {
                     'steps': steps.tolist(),

@@ -111,14 +111,40 @@ def test_the_carry_matters():
         assert gap > 1e-3 * np.linalg.norm(out.psi_grad)
 
 
+@pytest.mark.parametrize('mode', ['reverse', 'forward_over_reverse', 'finite_difference'])
+@pytest.mark.parametrize('scan', [False, True])
+def test_a_loss_may_close_over_what_is_traced(mode, scan):
+    """A user's jitted step closes over its features, the way one writes such a loss."""
+
+    @jax.jit
+    def psi_grad(scales, places):
+        def scaled_loss(params, psi, batch, stats):
+            inputs, labels = batch
+            return train_loss(params, psi, (inputs * scales[places], labels), stats)
+
+        psi, params, batches, meta_batch, stats = problem(4)
+        optimizer = optax.sgd(0.3, 0.9)
+        step = meta_gradients.value_and_meta_grad(
+            scaled_loss, meta_loss, optimizer, mode=mode, steps=4, scan=scan
+        )
+        return step(psi, params, optimizer.init(params), batches, meta_batch, stats).psi_grad
+
+    with jax.enable_x64(True):
+        found = psi_grad(jnp.array([7.0, 1.0]), jnp.array([1, 1, 1]))
+        wanted, _ = written_out(optax.sgd(0.3, 0.9), 4)
+        tolerance = 1e-6 if mode == 'finite_difference' else 1e-12
+        assert np.linalg.norm(found - wanted) < tolerance * np.linalg.norm(wanted)
+
+
 def deep_loss(weights, psi, inputs):
-    for layer in range(5):
-        inputs = jnp.tanh(inputs @ weights[layer])
+    for kernel in weights:
+        inputs = jnp.tanh(inputs @ kernel)
     return jnp.mean(jax.nn.sigmoid(psi) * inputs**2), None
 
 
-def temp_memory(optimizer, mode, steps, segment=None):
-    weights, psi, inputs = jnp.ones((5, 8, 8)), jnp.zeros(()), jnp.ones((steps, 2000, 8))
+def temp_memory(optimizer, mode, steps, segment=None, width=8, examples=2000):
+    weights = [jnp.ones((width, width)) for _ in range(5)]
+    psi, inputs = jnp.zeros(()), jnp.ones((steps, examples, width))
     step = meta_gradients.value_and_meta_grad(
         deep_loss,
         lambda w, x: deep_loss(w, 0.0, x),
@@ -142,6 +168,16 @@ def test_sixteen_steps_take_little_more_memory_than_one():
     one = temp_memory(optimizer, 'forward_over_reverse', 1)
     for segment in (None, 0):
         assert temp_memory(optimizer, 'lean', 16, segment) < 1.5 * one
+
+
+@pytest.mark.parametrize('optimizer', [optax.sgd(0.3, 0.9), optax.adam(1e-3)])
+@pytest.mark.parametrize('segment', [None, 0])
+def test_a_step_adds_its_parameters_and_optimizer_state(optimizer, segment):
+    """Where parameters outweigh activations they are what is left to grow."""
+    sizes = [temp_memory(optimizer, 'lean', k, segment, width=128, examples=64) for k in (4, 12)]
+    state = jax.eval_shape(optimizer.init, [jnp.ones((128, 128))] * 5)
+    state_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(state))
+    assert (sizes[1] - sizes[0]) / 8 < 1.2 * (5 * 128 * 128 * 4 + state_bytes)
 
 
 def test_reverse_keeps_the_backward_passes():
