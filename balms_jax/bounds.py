@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from balms_jax.priors import check_no_empty_class, concrete, log_prior
+from balms_jax.priors import check_labels, check_no_empty_class, log_prior
 
 
 def optimal_margins(
@@ -43,6 +43,35 @@ def optimal_margins(
     """
     check_no_empty_class(class_counts)
     return total_margin * jax.nn.softmax(-optimal_tau(rate) * log_prior(class_counts))
+
+
+def label_distribution_margins(
+    class_counts: ArrayLike, largest: float | jax.Array = 0.5
+) -> jax.Array:
+    r"""LDAM's margins: the optimal ones of rate 1/2, by their largest instead of their sum.
+
+    .. math:: \Delta_j = \Delta_{max} \, (n_j / n_{min})^{-1/4}
+
+    Args:
+        class_counts: n, ``[..., classes]``, each above 0; only their ratios matter.
+        largest: Δ_max, the smallest class's margin, in logits before their scale s: a difference of
+            cosines.
+
+    Returns:
+        Δ, ``[..., classes]``, in the units of ``largest``.
+
+    Raises:
+        ValueError: if known counts are zero, negative or not finite.
+
+    Example:
+        >>> print(label_distribution_margins([10_000, 16, 1]).round(3))
+        [0.05 0.25 0.5 ]
+
+    References:
+        Cao et al., LDAM (arXiv 1906.07413), §3.
+    """
+    margins = optimal_margins(class_counts)
+    return largest * (margins / margins.max(-1, keepdims=True))
 
 
 def optimal_tau(rate: float | jax.Array) -> float | jax.Array:
@@ -137,14 +166,5 @@ def margins_from_losses(
         raise ValueError(
             f'losses and labels: got {losses.shape} and {labels.shape}, wanted [examples] twice'
         )
-    if num_classes < 1:
-        raise ValueError(f'num_classes: got {num_classes}, wanted at least 1')
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f'labels: got {labels.dtype}, wanted integers')
-    known = concrete(labels)
-    if known is not None and known.size and (known.min() < 0 or known.max() >= num_classes):
-        # Unchecked, segment_max would drop them.
-        raise ValueError(
-            f'labels: got values from {known.min()} to {known.max()}, wanted 0 to {num_classes - 1}'
-        )
+    check_labels(labels, num_classes)  # Unchecked, segment_max would drop them.
     return threshold - jax.ops.segment_max(losses, labels, num_classes)

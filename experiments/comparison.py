@@ -14,7 +14,7 @@ from balms_jax.report import comparison_table, markdown_table, read_run, write_r
 from balms_jax.training import job
 from balms_jax.training.interruption import Interrupted
 from balms_jax.training.progress import Progress
-from balms_jax.training.recipe import from_config
+from balms_jax.training.recipe import Recipe, from_config
 from balms_jax.training.records import check_workdir
 
 # The page has more columns than a terminal.
@@ -30,8 +30,8 @@ def compare(
 ) -> Path:
     """Trains every method with every seed, and writes what came of it.
 
-    Decoupled methods take the first stage of the ``softmax`` run of their seed, where there is one:
-    it is the same.
+    Methods whose first stage is that of ``softmax`` take it from the run of their seed, where there
+    is one.
 
     Args:
         config: gives a method's config.
@@ -73,7 +73,7 @@ def train_all(
 ) -> list[Path]:
     """Trains what is not trained yet; returns every run's directory."""
     recipes = {method: from_config(config(method)) for method in methods}  # Refused now, or never.
-    run_dirs = []
+    softmax, run_dirs = from_config(config('softmax')), []
     for method in methods:
         for seed in seeds:
             run_dir = folder / f'{method}-{seed}'
@@ -84,7 +84,7 @@ def train_all(
                 check_workdir(run_dir, values.to_dict())
                 continue
             backbone = folder / f'softmax-{seed}'
-            shares = 'stage_2' in recipes[method].stages
+            shares = method != 'softmax' and _begins_alike(recipes[method], softmax)
             job.train(
                 from_config(values),
                 run_dir,
@@ -93,3 +93,7 @@ def train_all(
                 progress=Progress(title=f'{method}, seed {seed},'),
             )
     return run_dirs
+
+
+def _begins_alike(a: Recipe, b: Recipe) -> bool:
+    return (a.data, a.model, a.stage_1) == (b.data, b.model, b.stage_1)

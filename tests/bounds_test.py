@@ -76,6 +76,25 @@ def test_extreme_counts_give_finite_margins():
     np.testing.assert_allclose(margins, [1e-3 / 1.001, 1 / 1.001], rtol=1e-4)
 
 
+def test_label_distribution_margins_by_hand():
+    # n^-1/4 = (1/10, 1/2, 1), and the largest is 1/2.
+    margins = bounds.label_distribution_margins([10_000, 16, 1])
+    np.testing.assert_allclose(margins, [0.05, 0.25, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(bounds.label_distribution_margins([7, 7], 2.0), 2.0)
+
+
+@pytest.mark.parametrize('largest', [0.1, 0.5])
+def test_label_distribution_margins_are_the_optimal_ones_of_another_size(largest):
+    # LDAM's constant is free; the minimum of the bound is along the same direction.
+    margins = bounds.label_distribution_margins(COUNTS, largest)
+    assert margins.max() == pytest.approx(largest, rel=1e-6)
+    optimal = bounds.optimal_margins(COUNTS, margins.sum())
+    np.testing.assert_allclose(margins, optimal, rtol=1e-5)
+    batch = np.stack([COUNTS, 10 * COUNTS[::-1]])
+    traced = jax.jit(bounds.label_distribution_margins)(batch, largest)
+    np.testing.assert_allclose(traced, np.stack([margins, margins[::-1]]), rtol=1e-5)
+
+
 def test_margins_and_bound_differentiate_and_trace():
     counts = COUNTS.astype(np.float32)
     check_grads(lambda b, r: bounds.optimal_margins(counts, b, r), (2.0, 0.5), order=2, rtol=0.02)
@@ -137,6 +156,8 @@ def test_class_without_examples_has_an_infinite_margin():
 def test_counts_that_have_no_bound_are_refused(counts, message):
     with pytest.raises(ValueError, match=message):
         bounds.optimal_margins(counts)
+    with pytest.raises(ValueError, match=message):
+        bounds.label_distribution_margins(counts)
     with pytest.raises(ValueError, match=message):
         bounds.balanced_error_bound(np.ones(len(counts)), counts)
 

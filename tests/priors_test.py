@@ -1,4 +1,4 @@
-"""Counts, log priors and shot groups by hand, of any type and size."""
+"""Counts, log priors, shot groups and class weights by hand, of any type and size."""
 
 import jax
 import jax.numpy as jnp
@@ -154,3 +154,118 @@ def test_shot_groups_refuse_borders_in_the_wrong_order():
         priors.shot_groups([1, 2], many=20, few=30)
     with pytest.raises(ValueError, match='class_counts: got -1'):
         priors.shot_groups([-1, 2])
+
+
+# Class weights
+
+
+def test_inverse_frequency_weights_by_hand():
+    # 1/n = (1/4, 1/2, 1), of sum 7/4, scaled to 3; the empty class does not count.
+    weights = priors.inverse_frequency_weights([4, 2, 0, 1])
+    np.testing.assert_allclose(weights, np.array([1 / 4, 1 / 2, 0, 1]) * 12 / 7, rtol=1e-6)
+
+
+@pytest.mark.parametrize('scale', [1, 1e-30, 1e35])
+def test_inverse_frequency_weights_need_only_ratios_of_counts(scale):
+    scaled = (COUNTS * np.float64(scale)).astype(np.float32)
+    expected = (1 / COUNTS) / (1 / COUNTS).sum() * 4
+    np.testing.assert_allclose(priors.inverse_frequency_weights(scaled), expected, rtol=1e-5)
+
+
+def test_inverse_frequency_weighs_every_class_alike_in_sum():
+    weighed = priors.inverse_frequency_weights(COUNTS) * COUNTS.astype(np.float32)
+    np.testing.assert_allclose(weighed, weighed[0], rtol=1e-5)
+
+
+def test_class_balanced_weights_by_hand():
+    # Effective numbers (1 − 1/2ⁿ) / (1 − 1/2): 7/4, 3/2 and 1.
+    weights = priors.class_balanced_weights([3, 2, 0, 1], beta=0.5)
+    expected = np.array([4 / 7, 2 / 3, 0, 1])
+    np.testing.assert_allclose(weights, 3 * expected / expected.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize('counts', [COUNTS, [5000, 4500, 50, 5], [10**7, 10**4, 1, 0]])
+@pytest.mark.parametrize('beta', [0.9, 0.9999, 0.999999])
+def test_class_balanced_weights_are_those_of_float64(counts, beta):
+    counts = np.array(counts, np.float64)
+    expected = np.where(counts > 0, (1 - beta) / (1 - beta ** np.maximum(counts, 1)), 0)
+    expected *= np.sum(counts > 0) / expected.sum()
+    np.testing.assert_allclose(priors.class_balanced_weights(counts, beta), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('beta', [0.0, 1e-30])
+def test_beta_0_weighs_every_class_alike(beta):
+    # Every example beyond the first of a class adds nothing to it.
+    np.testing.assert_allclose(priors.class_balanced_weights(COUNTS, beta), 1, rtol=1e-6)
+    np.testing.assert_allclose(priors.class_balanced_weights([5, 0, 1], beta), [1, 0, 1])
+
+
+@pytest.mark.parametrize('beta', [1 - 1e-9, 1 - 1e-15, 1.0])
+def test_beta_1_is_inverse_frequency(beta):
+    # Every example counts. In float32, 1 − βⁿ would be 0 / 0.
+    np.testing.assert_allclose(
+        priors.class_balanced_weights(COUNTS, beta),
+        priors.inverse_frequency_weights(COUNTS),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize('weigh', [priors.inverse_frequency_weights, priors.class_balanced_weights])
+def test_weights_of_the_classes_have_mean_1(weigh):
+    batch = np.stack([COUNTS, COUNTS[::-1], np.array([1, 0, 0, 3])])
+    weights = weigh(batch)
+    assert weights.dtype == jnp.float32
+    np.testing.assert_allclose(weights.sum(-1), [4, 4, 2], rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(weigh)(batch), weights, rtol=1e-6)
+
+
+def test_class_balanced_weights_refuse_proportions_and_other_betas():
+    # n is an exponent: a proportion would pass for less than one example.
+    with pytest.raises(ValueError, match=r'class_counts: got 0\.9, wanted whole'):
+        priors.class_balanced_weights(np.array([0.9, 0.1]))
+    for beta in (-0.1, 1.5, float('nan')):
+        with pytest.raises(ValueError, match=f'beta: got {beta}, wanted a number in 0'):
+            priors.class_balanced_weights(COUNTS, beta)
+
+
+def test_equalized_classes_are_below_the_threshold():
+    # The share of class 1 is just λ = 0.005, which is not below it.
+    np.testing.assert_array_equal(
+        priors.equalized_classes([990, 5, 4, 1, 0], 0.005), [False, False, True, True, True]
+    )
+    np.testing.assert_array_equal(priors.equalized_classes(COUNTS, 0.0), [False] * 4)
+    traced = jax.jit(priors.equalized_classes)(COUNTS / 548, 0.05)
+    np.testing.assert_array_equal(traced, [False, False, True, True])
+
+
+@pytest.mark.parametrize('threshold', [-0.1, 1.1, float('nan')])
+def test_equalized_classes_refuse_what_is_no_share(threshold):
+    with pytest.raises(ValueError, match=f'threshold: got {threshold}, wanted a share'):
+        priors.equalized_classes(COUNTS, threshold)
+
+
+def test_class_dependent_temperatures_by_hand():
+    # (n_max / n)^γ: 1, 100^½, 400^½.
+    temperatures = priors.class_dependent_temperatures([400, 4, 1], 0.5)
+    np.testing.assert_allclose(temperatures, [1, 10, 20], rtol=1e-5)
+    np.testing.assert_array_equal(priors.class_dependent_temperatures(COUNTS, 0.0), 1)
+    traced = jax.jit(priors.class_dependent_temperatures)(COUNTS / 548, 0.3)
+    np.testing.assert_allclose(traced, (500 / COUNTS) ** 0.3, rtol=1e-5)
+
+
+def test_an_empty_class_has_no_temperature():
+    with pytest.raises(ValueError, match='class_counts: got 0 for class 2, wanted an example'):
+        priors.class_dependent_temperatures([5, 1, 0], 0.3)
+
+
+@pytest.mark.parametrize(('counts', 'message'), BAD_COUNTS)
+def test_weights_of_what_is_no_count_are_refused(counts, message):
+    counts = np.array(counts)
+    for function in (
+        priors.inverse_frequency_weights,
+        priors.class_balanced_weights,
+        lambda counts: priors.equalized_classes(counts, 0.1),
+        lambda counts: priors.class_dependent_temperatures(counts, 0.1),
+    ):
+        with pytest.raises(ValueError, match=message):
+            function(counts)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from balms_jax import estimators, rebalancers, sampling
+from balms_jax import estimators, priors, rebalancers, sampling
 
 COUNTS = np.array([60, 25, 0, 10, 5])
 LABELS = np.repeat(np.arange(5), COUNTS)
@@ -135,11 +135,16 @@ def test_the_summary_of_the_reweighter_is_its_expected_weights():
     assert np.sum(COUNTS / 100 * summary['loss_weights']) == pytest.approx(1, rel=1e-5)
 
 
-@pytest.mark.parametrize('name', list(rebalancers.REBALANCERS))
-def test_every_rebalancer_starts_at_its_power_and_draws_by_its_key(name):
+@pytest.mark.parametrize('name', ['meta_sampler', 'meta_reweighter'])
+def test_rates_start_at_their_power(name):
     counts = np.array([40, 9, 1])
     rebalancer = rebalancers.REBALANCERS[name](counts, initial_power=0.3)
     np.testing.assert_array_equal(rebalancer.psi, sampling.initial_psi(counts, 0.3))
+
+
+@pytest.mark.parametrize('name', list(rebalancers.REBALANCERS))
+def test_every_rebalancer_draws_by_its_key(name):
+    rebalancer = rebalancers.REBALANCERS[name](np.array([40, 9, 1]))
     draw = jax.jit(rebalancer.draw, static_argnums=2)
     first, again = (draw(jax.random.key(0), rebalancer.psi, 50) for _ in range(2))
     other = draw(jax.random.key(1), rebalancer.psi, 50)
@@ -169,6 +174,10 @@ def test_bad_counts_are_refused(name):
     ):
         with pytest.raises(ValueError, match=message):
             rebalancers.REBALANCERS[name](np.array(counts))
+
+
+@pytest.mark.parametrize('name', ['meta_sampler', 'meta_reweighter', 'learned_adjustment'])
+def test_a_power_of_an_empty_class_is_refused(name):
     with pytest.raises(ValueError, match='class_counts: got 0 for class 1'):
         rebalancers.REBALANCERS[name](np.array([3, 0]), initial_power=0.5)
 
@@ -178,3 +187,44 @@ def test_unknown_estimators_are_refused():
         ValueError, match="estimator: got 'gumbel', wanted one of examples, classes"
     ):
         rebalancers.meta_sampler(COUNTS, estimator='gumbel')
+
+
+def test_learning_to_reweight_keeps_the_helpful_examples():
+    """Weights of mean 1 over the batch; an example that would raise the meta loss gets none."""
+    rebalancer = rebalancers.learning_to_reweight(COUNTS)
+    draw = rebalancer.draw(jax.random.key(0), (), 4)
+    gradients = jnp.array([-3.0, 0.5, -1.0, 0.0])
+    weights = rebalancer.real_weights((), gradients, draw, jnp.zeros(4))
+    np.testing.assert_allclose(weights, [3, 0, 1, 0])
+    # Nobody helps: nothing to go by, and no division by 0.
+    nobody = rebalancer.real_weights((), jnp.ones(4), draw, jnp.zeros(4))
+    np.testing.assert_array_equal(nobody, np.zeros(4))
+
+
+def test_the_weight_net_weighs_by_the_loss_alone():
+    """Equal losses get equal weights, in 0..1; ψ has a gradient, the losses have none."""
+    rebalancer = rebalancers.meta_weight_net(COUNTS, width=7)
+    draw = rebalancer.draw(jax.random.key(0), rebalancer.psi, 4)
+    losses = jnp.array([0.1, 2.0, 0.1, 5.0])
+    weights = rebalancer.weights(rebalancer.psi, draw, losses)
+    assert weights[0] == weights[2] != weights[1]
+    assert jnp.all((weights > 0) & (weights < 1))
+    total, argument = rebalancer.weights, (rebalancer.psi, draw, losses)
+    np.testing.assert_array_equal(jax.grad(lambda x: total(*argument[:2], x).sum())(losses), 0)
+    gradient = jax.grad(lambda psi: total(psi, draw, losses).sum())(rebalancer.psi)
+    assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
+    (kernel, bias), (last, offset) = (
+        (np.asarray(layer['kernel']), np.asarray(layer['bias']))
+        for layer in (rebalancer.psi['hidden'], rebalancer.psi['output'])
+    )
+    outputs = np.maximum(np.asarray(losses)[:, None] * kernel + bias, 0) @ last + offset
+    by_hand = 1 / (1 + np.exp(-outputs[:, 0]))
+    np.testing.assert_allclose(weights, by_hand, rtol=1e-6)
+
+
+def test_domain_adaptation_without_a_rate_is_class_balanced():
+    """The limit in which the correction of single examples is nothing."""
+    rebalancer = rebalancers.class_balanced_domain_adaptation(COUNTS, rate=0.0)
+    draw = rebalancer.draw(jax.random.key(0), (), 16)
+    weights = rebalancer.real_weights((), jnp.ones(16), draw, jnp.zeros(16))
+    np.testing.assert_allclose(weights, priors.class_balanced_weights(COUNTS)[draw.classes])

@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from balms_jax import priors
-from balms_jax.losses.logits import compute_dtype, float_logits
+from balms_jax.losses.logits import compute_dtype, float_logits, integer_labels
 
 Axis = int | tuple[int, ...]
 
@@ -110,7 +110,7 @@ def balanced_softmax_cross_entropy_with_integer_labels(
     """
     logits = float_logits(logits)
     axes = _class_axes(axis, logits.ndim)
-    labels = _integer_labels(labels, logits, axes)
+    labels = integer_labels(labels, logits, axes)
     terms = _Terms.of(logits, log_prior, tau, axes, where)
 
     def at_label(array: jax.Array) -> jax.Array:
@@ -331,23 +331,6 @@ def _flatten_classes_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     if len(axes) == 1:
         return moved
     return moved.reshape(*moved.shape[: -len(axes)], -1)
-
-
-def _integer_labels(labels: ArrayLike, logits: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    labels = jnp.asarray(labels)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f'labels: got {labels.dtype}, wanted integers')
-    wanted = tuple(size for a, size in enumerate(logits.shape) if a not in axes)
-    if labels.shape != wanted:
-        raise ValueError(f'labels: got shape {labels.shape}, wanted {wanted}, one an example')
-    num_classes = int(np.prod([logits.shape[a] for a in axes]))
-    known = priors.concrete(labels)
-    if known is not None and known.size and (known.min() < 0 or known.max() >= num_classes):
-        raise ValueError(
-            f'labels: got values from {known.min()} to {known.max()}, wanted 0 to {num_classes - 1}'
-        )
-    labels = labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
-    return jnp.where(labels < 0, num_classes, labels)  # A gather would wrap them around.
 
 
 def _fitting_prior(

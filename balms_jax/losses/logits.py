@@ -1,8 +1,11 @@
-"""What every loss asks of its logits, and the type it computes in."""
+"""What every loss asks of its logits and labels, and the type it computes in."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
+
+from balms_jax import priors
 
 
 def float_logits(logits: ArrayLike) -> jax.Array:
@@ -18,3 +21,19 @@ def float_logits(logits: ArrayLike) -> jax.Array:
 def compute_dtype(logits: jax.Array) -> jnp.dtype:
     """Sixteen bits hold neither a sum over many classes nor the prior: they are widened."""
     return logits.dtype if jnp.finfo(logits.dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def integer_labels(labels: ArrayLike, logits: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The labels as an array, one an example; raises ValueError unless they are classes.
+
+    While they are traced, those out of range become C: a gather fills it in, where it would wrap a
+    negative one around.
+    """
+    labels = jnp.asarray(labels)
+    num_classes = int(np.prod([logits.shape[a] for a in axes]))
+    priors.check_labels(labels, num_classes)
+    wanted = tuple(size for a, size in enumerate(logits.shape) if a not in axes)
+    if labels.shape != wanted:
+        raise ValueError(f'labels: got shape {labels.shape}, wanted {wanted}, one an example')
+    labels = labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
+    return jnp.where(labels < 0, num_classes, labels)

@@ -18,7 +18,12 @@ from balms_jax.training.checkpoints import CheckpointError, Checkpoints
 from balms_jax.training.inputs import stage_inputs
 from balms_jax.training.interruption import Interruption
 from balms_jax.training.material import Material, load_material
-from balms_jax.training.measures import final_evaluation, stage_evaluation, whole_network
+from balms_jax.training.measures import (
+    classified,
+    final_evaluation,
+    stage_evaluation,
+    whole_network,
+)
 from balms_jax.training.progress import Progress
 from balms_jax.training.recipe import (
     ConfigError,
@@ -235,16 +240,9 @@ def _stage_state(
         trained, batch_stats = jax.jit(network.init)(init_key, images)
         frozen: PyTree = {}
     else:
-        features = jax.eval_shape(
-            lambda params, stats: network.features(params, stats, images, False)[0],
-            earlier.params['backbone'],
-            earlier.batch_stats,
-        )
-        classifier = network.init_classifier(init_key, jnp.zeros(features.shape, features.dtype))
-        trained = {'classifier': classifier}
         # A copy: the state is donated to its steps, and features may still be read from it.
-        frozen = {'backbone': jax.tree.map(jnp.copy, earlier.params['backbone'])}
-        batch_stats = jax.tree.map(jnp.copy, earlier.batch_stats)
+        params, batch_stats = jax.tree.map(jnp.copy, (earlier.params, earlier.batch_stats))
+        trained, frozen = _shared_out(network, stage, init_key, images, params, batch_stats)
     return state.create(
         step_key,
         trained,
@@ -254,6 +252,27 @@ def _stage_state(
         rebalancer.psi if rebalancer else None,
         steps.make_psi_optimizer(stage.meta),
     )
+
+
+def _shared_out(
+    network: Network,
+    stage: Stage,
+    key: jax.Array,
+    images: jax.Array,
+    params: PyTree,
+    batch_stats: PyTree,
+) -> tuple[PyTree, PyTree]:
+    """What a second stage trains of the first one's network, and what it leaves."""
+    if stage.trains == 'all':
+        return params, {}
+    features = jax.eval_shape(
+        lambda params: network.features(params['backbone'], batch_stats, images, False)[0], params
+    )
+    features = jnp.zeros(features.shape, features.dtype)
+    if stage.trains == 'scales':
+        logits = network.logits(params['classifier'], features)
+        return {'scales': jnp.ones(logits.shape[-1], logits.dtype)}, params
+    return {'classifier': network.init_classifier(key, features)}, {'backbone': params['backbone']}
 
 
 def _loop(
@@ -267,7 +286,7 @@ def _loop(
 ) -> stages.Loop:
     """Lays the stage's data out on the devices and ties its functions together."""
     stage = recipe.stages[name]
-    cached = stage.trains == 'classifier' and stage.features == 'cached'
+    cached = stage.trains != 'all' and stage.features == 'cached'
     inputs = stage_inputs(recipe, stage, material, network, current, cached=cached)
     logits = _stage_logits(network, stage, cached=cached)
     task = steps.Task(
@@ -298,7 +317,7 @@ def _stage_logits(network: Network, stage: Stage, *, cached: bool) -> steps.Logi
         params: PyTree, batch_stats: PyTree, inputs: jax.Array, train: bool
     ) -> tuple[jax.Array, PyTree]:
         if cached:
-            return network.logits(params['classifier'], inputs), batch_stats
+            return classified(network, params, inputs), batch_stats
         # A frozen backbone is used as at test: its batch statistics do not move.
         return whole(params, batch_stats, inputs, train and stage.trains == 'all')
 

@@ -1,5 +1,6 @@
 """What is measured of a run: the test set during training and at the end, and gradient weights."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from balms_jax import diagnostics, priors
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
-from balms_jax.training import evaluation, steps
+from balms_jax.training import evaluation, objectives, steps
 from balms_jax.training.inputs import StageInputs, normalised
 from balms_jax.training.material import Material
 from balms_jax.training.recipe import Recipe, Stage
@@ -30,7 +31,7 @@ def stage_evaluation(
     counts, source = np.asarray(material.class_counts), material.source
     places, labels = _probe(counts, recipe.evaluation.gradient_examples)
     evaluator = _evaluator(recipe, material, logits)
-    log_prior = priors.log_prior(counts)
+    adjustment = functools.partial(_adjustment, stage, counts, rebalancer)
 
     @jax.jit
     def probe_logits(current: TrainState, inputs: jax.Array) -> jax.Array:
@@ -46,8 +47,7 @@ def stage_evaluation(
             diagnostics.effective_gradient_weights(
                 probe_logits(current, inputs.probe[places]),
                 labels,
-                log_prior,
-                tau=stage.tau,
+                adjustment(current),
                 class_weights=_class_weights(stage, counts, rebalancer, current),
             )
         )
@@ -99,19 +99,36 @@ def whole_network(network: Network) -> steps.Logits:
         params: PyTree, batch_stats: PyTree, images: jax.Array, train: bool
     ) -> tuple[jax.Array, PyTree]:
         features, batch_stats = network.features(params['backbone'], batch_stats, images, train)
-        return network.logits(params['classifier'], features), batch_stats
+        return classified(network, params, features), batch_stats
 
     return logits
+
+
+def classified(network: Network, params: PyTree, features: jax.Array) -> jax.Array:
+    """Logits of features; of scaled ones where a stage has learned a scale for each class."""
+    logits = network.logits(params['classifier'], features)
+    return logits * params['scales'] if 'scales' in params else logits
 
 
 def learned_log_prior(
     stage: Stage, counts: np.ndarray, rebalancer: Rebalancer | None, current: TrainState
 ) -> np.ndarray:
-    """The prior that plain logits follow: log of what the classes weighed, less τ log π."""
+    """The prior that plain logits follow: log of what the classes weighed, less the adjustment."""
     held = np.maximum(counts, 1)  # An empty class has nothing to learn from.
     share = held / held.sum()
     weighed = np.log(share * _class_weights(stage, counts, rebalancer, current))
-    return weighed - stage.tau * np.log(share)
+    return weighed - _adjustment(stage, held, rebalancer, current)
+
+
+def _adjustment(
+    stage: Stage, counts: np.ndarray, rebalancer: Rebalancer | None, current: TrainState
+) -> np.ndarray:
+    """What the loss adds to the logits, ``[classes]``; 0 where it is not of that family."""
+    if rebalancer is not None and rebalancer.log_adjustment is not None:
+        return np.asarray(rebalancer.log_adjustment(current.psi))
+    if stage.loss.name != 'balanced_softmax' or not stage.loss.tau:
+        return np.zeros(counts.size)
+    return stage.loss.tau * np.asarray(priors.log_prior(counts))
 
 
 def _class_weights(
@@ -124,6 +141,8 @@ def _class_weights(
     else:
         summary = rebalancer.summary(current.psi)
     weights = np.asarray(summary.get('loss_weights', np.ones(counts.size)))
+    of_loss = objectives.class_weights(stage.loss, tuple(counts.tolist()))
+    weights = weights if of_loss is None else weights * np.asarray(of_loss)
     share = counts / counts.sum()
     drawn = np.asarray(summary.get('class_probabilities', share))
     return weights * drawn / np.where(share > 0, share, 1)

@@ -2,58 +2,141 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
-from balms_jax.training.recipe import ConfigError, Recipe
+from balms_jax.training.recipe import ConfigError, Loss, Recipe, Stage
+
+PLAIN = Loss(tau=0.0)
+QUARTER = Loss(tau=0.25)
+BALANCED = Loss(tau=1.0)
+CLASS_BALANCED = Loss(tau=0.0, class_weights='class_balanced')
+LDAM = Loss('margin')
+SLOWER = 0.1  # The learning rate of a second stage that goes on with all parameters.
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the paper's tables."""
+    """A row of the paper's tables, or a relative."""
 
     summary: str
-    tau: float  # of the loss whose classifier is tested
-    decoupled: bool = False  # Stage 1 with plain softmax, then a fresh classifier.
+    loss: Loss  # of the stage whose network is tested
+    second: str = ''  # what a second stage trains: classifier, scales or all; nothing: one stage
+    first: Loss = PLAIN  # of the first stage where there are two
     draws: str = 'shuffled'
     rebalancer: str = 'none'
+    mixup: float = 0.0
+    post_hoc_tau: float = 0.0
+    cosine_scale: float = 0.0  # of a cosine classifier; 0: a linear one
 
 
 METHODS: dict[str, Method] = {
-    'softmax': Method('plain softmax, end to end', 0.0),
-    'balanced_softmax': Method('Balanced Softmax, end to end', 1.0),
-    'balanced_softmax_quarter': Method('the τ = 1/4 variant, end to end', 0.25),
+    'softmax': Method('plain softmax, end to end', PLAIN),
+    'balanced_softmax': Method('Balanced Softmax, end to end', BALANCED),
+    'balanced_softmax_quarter': Method('the τ = 1/4 variant, end to end', QUARTER),
     'softmax_cbs': Method(
-        'plain softmax, class-balanced sampling, end to end', 0.0, False, 'class_balanced'
+        'plain softmax, class-balanced sampling, end to end', PLAIN, draws='class_balanced'
     ),
-    'softmax_decoupled': Method('plain softmax, classifier retrained', 0.0, True),
+    'softmax_decoupled': Method('plain softmax, classifier retrained', PLAIN, 'classifier'),
     'softmax_decoupled_cbs': Method(
-        'the same with class-balanced sampling (cRT)', 0.0, True, 'class_balanced'
+        'the same with class-balanced sampling (cRT)', PLAIN, 'classifier', draws='class_balanced'
     ),
     'softmax_decoupled_meta_sampler': Method(
-        'the same with the Meta Sampler', 0.0, True, rebalancer='meta_sampler'
+        'the same with the Meta Sampler', PLAIN, 'classifier', rebalancer='meta_sampler'
     ),
-    'balanced_softmax_decoupled': Method('Balanced Softmax, classifier retrained', 1.0, True),
+    'balanced_softmax_decoupled': Method(
+        'Balanced Softmax, classifier retrained', BALANCED, 'classifier'
+    ),
     'balanced_softmax_decoupled_cbs': Method(
-        'the same with class-balanced sampling', 1.0, True, 'class_balanced'
+        'the same with class-balanced sampling', BALANCED, 'classifier', draws='class_balanced'
     ),
     'balanced_softmax_quarter_decoupled': Method(
-        'the τ = 1/4 variant, classifier retrained', 0.25, True
+        'the τ = 1/4 variant, classifier retrained', QUARTER, 'classifier'
     ),
     'balanced_softmax_quarter_decoupled_meta_sampler': Method(
-        'the same with the Meta Sampler', 0.25, True, rebalancer='meta_sampler'
+        'the same with the Meta Sampler', QUARTER, 'classifier', rebalancer='meta_sampler'
     ),
     'meta_reweighter': Method(
         'Balanced Softmax and the Meta Reweighter, decoupled',
-        1.0,
-        True,
+        BALANCED,
+        'classifier',
         rebalancer='meta_reweighter',
     ),
     'balms': Method(
-        'Balanced Softmax and the Meta Sampler, decoupled', 1.0, True, rebalancer='meta_sampler'
+        'Balanced Softmax and the Meta Sampler, decoupled',
+        BALANCED,
+        'classifier',
+        rebalancer='meta_sampler',
     ),
     'balms_end_to_end': Method(
-        'Balanced Softmax and the Meta Sampler in one stage', 1.0, rebalancer='meta_sampler'
+        'Balanced Softmax and the Meta Sampler in one stage', BALANCED, rebalancer='meta_sampler'
+    ),
+    'post_hoc_adjustment': Method(
+        'plain softmax, its logits adjusted at test', PLAIN, post_hoc_tau=1.0
+    ),
+    'inverse_frequency': Method(
+        'losses weighted by inverse class frequency (CBW)',
+        Loss(tau=0.0, class_weights='inverse_frequency'),
+    ),
+    'class_balanced': Method('losses weighted by the effective number of examples', CLASS_BALANCED),
+    'focal': Method('focal loss', Loss('focal', gamma=1.0)),
+    'class_balanced_focal': Method(
+        'focal loss with class-balanced weights',
+        Loss('focal', gamma=1.0, class_weights='class_balanced'),
+    ),
+    'class_balanced_focal_sigmoid': Method(
+        'the same with one sigmoid a class, as first published',
+        Loss('focal_sigmoid', gamma=0.5, class_weights='class_balanced'),
+    ),
+    'ldam': Method('margins by class size, cosine classifier', LDAM, cosine_scale=30.0),
+    'ldam_drw': Method(
+        'the same, class-balanced weights in a second stage (DRW)',
+        Loss('margin', class_weights='class_balanced'),
+        'all',
+        LDAM,
+        cosine_scale=30.0,
+    ),
+    'class_balanced_drw': Method(
+        'plain softmax, class-balanced weights in a second stage', CLASS_BALANCED, 'all'
+    ),
+    'temperature': Method('class-dependent temperatures (CDT)', Loss('temperature', gamma=0.2)),
+    'equalization': Method('equalization loss (EQL)', Loss('equalization')),
+    'learnable_scales': Method(
+        'a scale for each class, learned with class-balanced sampling (LWS)',
+        PLAIN,
+        'scales',
+        draws='class_balanced',
+    ),
+    'learned_adjustment': Method(
+        'a logit adjustment learned by the meta-gradient',
+        PLAIN,
+        'classifier',
+        rebalancer='learned_adjustment',
+    ),
+    'learning_to_reweight': Method(
+        'every example weighed by its meta-gradient (L2RW)',
+        PLAIN,
+        'classifier',
+        rebalancer='learning_to_reweight',
+    ),
+    'meta_weight_net': Method(
+        'a network that weighs losses by their size',
+        PLAIN,
+        'classifier',
+        rebalancer='meta_weight_net',
+    ),
+    'class_balanced_domain_adaptation': Method(
+        'class-balanced weights and a correction for every example (Jamal et al.)',
+        PLAIN,
+        'all',
+        rebalancer='class_balanced_domain_adaptation',
+    ),
+    'balanced_softmax_mixup': Method('Balanced Softmax on mixed images', BALANCED, mixup=0.4),
+    'balanced_softmax_smoothing': Method(
+        'Balanced Softmax with smoothed labels', Loss(tau=1.0, label_smoothing=0.1)
     ),
 }
+# Methods whose meta-gradient is that of every example's weight.
+ONE_BY_ONE = ('learning_to_reweight', 'class_balanced_domain_adaptation')
 
 
 def apply(method: str, base: Recipe) -> Recipe:
@@ -73,18 +156,32 @@ def apply(method: str, base: Recipe) -> Recipe:
     if method not in METHODS:
         raise ConfigError(f'method: got {method!r}, wanted one of {", ".join(METHODS)}')
     row = METHODS[method]
-    tested, plain = (
-        {'tau': row.tau, 'draws': row.draws, 'rebalancer': row.rebalancer},
-        {'tau': 0.0, 'draws': 'shuffled', 'rebalancer': 'none'},
-    )
+    tested: dict[str, Any] = {'loss': row.loss, 'draws': row.draws, 'mixup': row.mixup}
+    meta: dict[str, Any] = {'rebalancer': row.rebalancer}
+    if row.rebalancer in ONE_BY_ONE:
+        meta['mode'] = 'per_example'
 
-    def fill(stage: str, settings: dict, **changes: object) -> dict:
-        settings = dict(settings)
-        meta = dataclasses.replace(getattr(base, stage).meta, rebalancer=settings.pop('rebalancer'))
-        return {stage: dataclasses.replace(getattr(base, stage), meta=meta, **settings, **changes)}
+    def fill(stage: Stage, settings: dict[str, Any], **of_meta: Any) -> Stage:
+        return dataclasses.replace(
+            stage, meta=dataclasses.replace(stage.meta, **of_meta), **settings
+        )
 
-    if row.decoupled:
-        stages = fill('stage_1', plain) | fill('stage_2', tested, trains='classifier')
+    if row.second:
+        first = fill(base.stage_1, {'loss': row.first}, rebalancer='none')
+        second = fill(base.stage_2, {**tested, 'trains': row.second}, **meta)
     else:
-        stages = fill('stage_1', tested) | fill('stage_2', plain, trains='classifier', steps=0)
-    return dataclasses.replace(base, method=method, **stages)
+        first = fill(base.stage_1, tested, **meta)
+        untrained = {'loss': PLAIN, 'trains': 'classifier', 'steps': 0}
+        second = fill(base.stage_2, untrained, rebalancer='none')
+    if row.second == 'all':
+        rate = SLOWER * second.optimizer.learning_rate
+        slower = dataclasses.replace(second.optimizer, learning_rate=rate)
+        second = dataclasses.replace(second, optimizer=slower)
+    model, evaluation = base.model, base.evaluation
+    if row.cosine_scale:
+        model = dataclasses.replace(model, classifier='cosine', scale=row.cosine_scale)
+    if row.post_hoc_tau:
+        evaluation = dataclasses.replace(evaluation, post_hoc_tau=row.post_hoc_tau)
+    return dataclasses.replace(
+        base, method=method, model=model, evaluation=evaluation, stage_1=first, stage_2=second
+    )

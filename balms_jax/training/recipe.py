@@ -18,6 +18,15 @@ from balms_jax.estimators import ESTIMATORS
 from balms_jax.models import NETWORKS
 from balms_jax.rebalancers import REBALANCERS
 
+LOSSES = (
+    'balanced_softmax',
+    'focal',
+    'focal_sigmoid',
+    'margin',
+    'temperature',
+    'equalization',
+)
+CLASS_WEIGHTS = ('none', 'inverse_frequency', 'class_balanced')
 DRAWS = ('shuffled', 'instance_balanced', 'class_balanced', 'square_root', 'progressive')
 AUGMENTATIONS = ('none', 'crop_flip', 'cifar')
 
@@ -69,6 +78,21 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """The loss of one example, and how much it weighs by its class."""
+
+    name: str = 'balanced_softmax'
+    tau: float = 1.0  # of CE(η + τ log π); 0: plain softmax
+    gamma: float = 2.0  # of focal: (1 − p)^γ; of temperature: a = (n_max / n)^γ
+    margin: float = 15.0  # LDAM's largest, in logits: 0.5 of cosines whose scale is 30
+    threshold: float = 0.005  # λ of equalization: the share below which a class is the tail
+    ignored: float = 0.9  # γ of equalization: how many of the examples spare the tail
+    class_weights: str = 'none'
+    beta: float = 0.9999  # of class_balanced
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
 class Meta:
     """What is learned beside the parameters, and on what."""
 
@@ -82,19 +106,23 @@ class Meta:
     learning_rate: float = 0.01
     b1: float = 0.9
     b2: float = 0.99
+    weight_decay: float = 0.0
     mode: str = 'forward_over_reverse'
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: of everything, or of a fresh classifier on a frozen backbone."""
+    """One training: of everything, of a fresh classifier on a frozen backbone, or of scales.
+
+    A second stage that trains all goes on with the first one's network.
+    """
 
     steps: int = 0
     batch_size: int = 128
-    trains: str = 'all'  # or classifier
+    trains: str = 'all'  # or classifier, or scales: one factor for each class's logit
     features: str = 'cached'  # Where only the classifier trains: cached, or recomputed.
     views: int = 1  # Augmented views of each image in the cache.
-    tau: float = 1.0  # of the loss CE(η + τ log π)
+    loss: Loss = field(default_factory=Loss)
     draws: str = 'shuffled'
     mixup: float = 0.0  # α; 0: none
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -231,7 +259,7 @@ def cautions(recipe: Recipe, class_counts: tuple[int, ...]) -> list[str]:
     """What can be run, but will hardly do what is meant; a sentence each."""
     held = [n for n in class_counts if n]
     spread = math.log(max(held) / min(held))
-    taus = [stage.tau for stage in recipe.stages.values()]
+    taus = [stage.loss.tau for stage in recipe.stages.values()]
     model, said = recipe.model, []
     if model.classifier == 'cosine' and 2 * model.scale < max(taus) * spread:
         said.append(
@@ -246,7 +274,8 @@ def _check_stage(name: str, stage: Stage) -> None:
         raise ConfigError(f'{name}.steps: got {stage.steps}, wanted at least 0')
     for key in ('batch_size', 'views'):
         _positive(f'{name}.{key}', getattr(stage, key))
-    _one_of(f'{name}.trains', stage.trains, ('all', 'classifier'))
+    _one_of(f'{name}.trains', stage.trains, ('all', 'classifier', 'scales'))
+    _check_loss(f'{name}.loss', stage)
     _one_of(f'{name}.features', stage.features, ('cached', 'recomputed'))
     _one_of(f'{name}.draws', stage.draws, DRAWS)
     optimizer, meta = stage.optimizer, stage.meta
@@ -282,6 +311,44 @@ def _check_stage(name: str, stage: Stage) -> None:
         )
     if stage.mixup:
         raise ConfigError(f'{name}.mixup: got {stage.mixup} beside a rebalancer, wanted 0')
+    one_by_one = meta.rebalancer in ('learning_to_reweight', 'class_balanced_domain_adaptation')
+    if one_by_one and meta.mode not in ('per_example', 'ghost_product'):
+        raise ConfigError(
+            f'{name}.meta.mode: got {meta.mode!r} for {meta.rebalancer!r}, which reads the '
+            "gradient of every weight: wanted 'per_example' or 'ghost_product'"
+        )
+    if meta.rebalancer == 'learned_adjustment':
+        if stage.loss.name != 'balanced_softmax':
+            raise ConfigError(
+                f'{name}.loss.name: got {stage.loss.name!r} beside a learned adjustment, wanted '
+                "'balanced_softmax', whose prior it learns"
+            )
+        if meta.mode in ('per_example', 'ghost_product'):
+            raise ConfigError(
+                f'{name}.meta.mode: got {meta.mode!r} for a learned adjustment, which is no weight '
+                "of examples: wanted 'forward_over_reverse', 'lean' or 'reverse'"
+            )
+
+
+def _check_loss(name: str, stage: Stage) -> None:
+    loss = stage.loss
+    _one_of(f'{name}.name', loss.name, LOSSES)
+    _one_of(f'{name}.class_weights', loss.class_weights, CLASS_WEIGHTS)
+    for key in ('gamma', 'margin'):
+        if not getattr(loss, key) >= 0:
+            raise ConfigError(f'{name}.{key}: got {getattr(loss, key)}, wanted at least 0')
+    for key in ('threshold', 'ignored', 'beta'):
+        if not 0 <= getattr(loss, key) <= 1:
+            raise ConfigError(f'{name}.{key}: got {getattr(loss, key)}, wanted 0 to 1')
+    if not 0 <= loss.label_smoothing < 1:
+        raise ConfigError(
+            f'{name}.label_smoothing: got {loss.label_smoothing}, wanted 0 to less than 1'
+        )
+    if (loss.label_smoothing or stage.mixup) and loss.name != 'balanced_softmax':
+        raise ConfigError(
+            f'{name}.name: got {loss.name!r} beside mixed or smoothed labels, wanted '
+            "'balanced_softmax', the loss that takes distributions"
+        )
 
 
 def _read(cls: type, values: dict[str, Any], prefix: str) -> Any:

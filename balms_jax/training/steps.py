@@ -1,5 +1,6 @@
 """One training step, plain or with a learned rebalancer, and many of them in one compiled call."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from balms_jax import losses, meta_gradients, priors, sampling, shuffling
+from balms_jax import meta_gradients, sampling, shuffling
 from balms_jax.data import augment
+from balms_jax.meta_gradients.train_loss import TrainLoss
 from balms_jax.rebalancers import REBALANCERS, Draw, Rebalancer
+from balms_jax.training.objectives import ExampleLosses, make_example_losses
 from balms_jax.training.recipe import Meta, Optimizer, Stage
 from balms_jax.training.state import TrainState
 
@@ -21,7 +24,7 @@ Logits = Callable[[PyTree, PyTree, jax.Array, bool], tuple[jax.Array, PyTree]]
 Step = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 # Streams of randomness within a step.
-DRAW, READ, META_DRAW, META_READ, MIX = range(5)
+DRAW, READ, META_DRAW, META_READ, MIX, LOSS = range(6)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Batch(NamedTuple):
     inputs: jax.Array
     draw: Draw
     targets: jax.Array  # distributions [batch, classes] if mixed, else labels [batch]
+    spared: jax.Array  # which examples spare the tail, [batch], bool
 
 
 def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformation:
@@ -69,15 +73,20 @@ def make_rebalancer(settings: Meta, class_counts: tuple[int, ...]) -> Rebalancer
     """The rebalancer that the settings name, or None."""
     if settings.rebalancer == 'none':
         return None
-    options: dict[str, Any] = {'initial_power': settings.initial_power}
+    options: dict[str, Any] = {}
+    if settings.rebalancer in ('meta_sampler', 'meta_reweighter', 'learned_adjustment'):
+        options |= {'initial_power': settings.initial_power}
     if settings.rebalancer == 'meta_sampler':
         options |= {'estimator': settings.estimator, 'temperature': settings.temperature}
     return REBALANCERS[settings.rebalancer](np.asarray(class_counts), **options)
 
 
 def make_psi_optimizer(settings: Meta) -> optax.GradientTransformation:
-    """Adam at a constant rate, without decay."""
-    return optax.adam(settings.learning_rate, settings.b1, settings.b2)
+    """Adam at a constant rate, with L2 decay of ψ if asked."""
+    return optax.chain(
+        optax.add_decayed_weights(settings.weight_decay),
+        optax.adam(settings.learning_rate, settings.b1, settings.b2),
+    )
 
 
 def make_step(task: Task, stage: Stage, rebalancer: Rebalancer | None) -> Step:
@@ -93,65 +102,94 @@ def make_step(task: Task, stage: Stage, rebalancer: Rebalancer | None) -> Step:
         are 'loss' (nats), 'learning_rate', and with a rebalancer 'meta_loss' and what it shows of
         ψ, each ``[classes]``.
     """
-    optimizer = make_optimizer(stage.optimizer, stage.steps)
-    schedule = learning_rate(stage.optimizer, stage.steps)
-    log_prior = priors.log_prior(np.asarray(task.class_counts))
+    parts = _Parts(
+        task,
+        stage,
+        make_optimizer(stage.optimizer, stage.steps),
+        learning_rate(stage.optimizer, stage.steps),
+        make_example_losses(stage.loss, task.class_counts),
+    )
+    return _plain_step(parts) if rebalancer is None else _meta_step(parts, rebalancer)
 
-    def example_losses(logits: jax.Array, targets: jax.Array) -> jax.Array:
-        if targets.ndim == logits.ndim:
-            return losses.balanced_softmax_cross_entropy(logits, targets, log_prior, tau=stage.tau)
-        return losses.balanced_softmax_cross_entropy_with_integer_labels(
-            logits, targets, log_prior, tau=stage.tau
-        )
 
-    def next_batch(state: TrainState, train_inputs: jax.Array, keys: jax.Array) -> Batch:
-        if rebalancer is None:
-            draw = _unlearned_draw(stage, task.class_counts, state, keys[DRAW])
-        else:
-            draw = rebalancer.draw(keys[DRAW], state.psi, stage.batch_size)
-        inputs, targets = task.read(train_inputs, draw.examples, keys[READ]), draw.classes
+class _Parts(NamedTuple):
+    """What every step is made of."""
+
+    task: Task
+    stage: Stage
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    example_losses: ExampleLosses
+
+    def batch(self, draw: Draw, train_inputs: jax.Array, keys: jax.Array) -> Batch:
+        """The drawn examples, read, augmented and mixed."""
+        stage, classes = self.stage, len(self.task.class_counts)
+        inputs = self.task.read(train_inputs, draw.examples, keys[READ])
+        targets = draw.classes
         if stage.mixup:
-            one_hot = jax.nn.one_hot(targets, len(task.class_counts), dtype=inputs.dtype)
+            one_hot = jax.nn.one_hot(targets, classes, dtype=inputs.dtype)
             inputs, targets = augment.mixup(keys[MIX], inputs, one_hot, stage.mixup)
-        return task.place(Batch(inputs, draw, targets))
+        spared = jax.random.bernoulli(keys[LOSS], stage.loss.ignored, draw.classes.shape)
+        return self.task.place(Batch(inputs, draw, targets, spared))
 
-    def plain_step(
-        state: TrainState, train_inputs: jax.Array, meta_inputs: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        del meta_inputs
-        batch = next_batch(state, train_inputs, _keys(state))
+    def losses(
+        self,
+        state: TrainState,
+        trained: PyTree,
+        batch: Batch,
+        adjustment: jax.Array | None = None,
+    ) -> tuple[jax.Array, PyTree]:
+        """ℓ of every example, ``[batch]``, and the next batch statistics."""
+        params = {**state.frozen, **trained}
+        logits, batch_stats = self.task.logits(params, state.batch_stats, batch.inputs, True)
+        return self.example_losses(logits, batch.targets, batch.spared, adjustment), batch_stats
+
+    def descend(
+        self, state: TrainState, batch: Batch, weights: Callable[[jax.Array], jax.Array]
+    ) -> tuple[TrainState, jax.Array]:
+        """A step on mean(weights(losses) · losses), the weights taken for constants."""
 
         def loss(trained: PyTree) -> tuple[jax.Array, PyTree]:
-            params = {**state.frozen, **trained}
-            logits, batch_stats = task.logits(params, state.batch_stats, batch.inputs, True)
-            return example_losses(logits, batch.targets).mean(), batch_stats
+            values, batch_stats = self.losses(state, trained, batch)
+            return jnp.mean(weights(jax.lax.stop_gradient(values)) * values), batch_stats
 
         (value, batch_stats), grads = jax.value_and_grad(loss, has_aux=True)(state.trained)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
-        metrics = {'loss': value, 'learning_rate': schedule(state.step)}
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.trained)
+        trained = optax.apply_updates(state.trained, updates)
         return replace(
             state,
             step=state.step + 1,
-            trained=optax.apply_updates(state.trained, updates),
+            trained=trained,
             batch_stats=batch_stats,
             opt_state=opt_state,
-        ), metrics
+        ), value
 
-    def meta_step(
+
+def _plain_step(parts: _Parts) -> Step:
+    def step(
         state: TrainState, train_inputs: jax.Array, meta_inputs: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        assert rebalancer is not None
+        del meta_inputs
         keys = _keys(state)
-        batch = next_batch(state, train_inputs, keys)
-        meta_batch = task.place(_next_meta_batch(task, stage.meta, meta_inputs, keys))
+        draw = _unlearned_draw(parts.stage, parts.task.class_counts, state, keys[DRAW])
+        batch = parts.batch(draw, train_inputs, keys)
+        after, value = parts.descend(state, batch, jnp.ones_like)
+        return after, {'loss': value, 'learning_rate': parts.schedule(state.step)}
 
-        def train_losses(trained: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
-            params = {**state.frozen, **trained}
-            logits, batch_stats = task.logits(params, state.batch_stats, batch.inputs, True)
-            return example_losses(logits, batch.targets), batch_stats
+    return step
 
-        def weights(psi: PyTree, batch: Batch, values: jax.Array) -> jax.Array:
-            return rebalancer.weights(psi, batch.draw, values)
+
+def _meta_step(parts: _Parts, rebalancer: Rebalancer) -> Step:
+    task, meta = parts.task, parts.stage.meta
+    psi_optimizer, real_weights = make_psi_optimizer(meta), rebalancer.real_weights
+
+    def step(
+        state: TrainState, train_inputs: jax.Array, meta_inputs: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        keys, rate = _keys(state), parts.schedule(state.step)
+        draw = rebalancer.draw(keys[DRAW], state.psi, parts.stage.batch_size)
+        batch = parts.batch(draw, train_inputs, keys)
+        meta_batch = task.place(_next_meta_batch(task, meta, meta_inputs, keys))
 
         def meta_loss(trained: PyTree, batch: tuple[jax.Array, jax.Array]) -> tuple:
             # Plain cross-entropy on a class-balanced batch. Its batch statistics are dropped.
@@ -160,34 +198,55 @@ def make_step(task: Task, stage: Stage, rebalancer: Rebalancer | None) -> Step:
             logits, _ = task.logits(params, state.batch_stats, inputs, True)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), None
 
-        step = meta_gradients.value_and_meta_grad(
-            meta_gradients.WeightedLosses(train_losses, weights),
-            meta_loss,
-            optimizer,
-            mode=stage.meta.mode,
+        # A trial step is plain SGD at the real one's rate, and thrown away.
+        optimizer = parts.optimizer if real_weights is None else optax.sgd(rate)
+        out = meta_gradients.value_and_meta_grad(
+            _train_loss(parts, rebalancer, state), meta_loss, optimizer, mode=meta.mode
+        )(
+            state.psi,
+            state.trained,
+            state.opt_state if real_weights is None else optimizer.init(state.trained),
+            batch,
+            meta_batch,
         )
-        out = step(state.psi, state.trained, state.opt_state, batch, meta_batch)
-        psi_updates, psi_opt_state = make_psi_optimizer(stage.meta).update(
-            out.psi_grad, state.psi_opt_state, state.psi
-        )
-        psi = optax.apply_updates(state.psi, psi_updates)
-        metrics = {
-            'loss': out.train_loss,
+        updates, psi_opt_state = psi_optimizer.update(out.psi_grad, state.psi_opt_state, state.psi)
+        psi = optax.apply_updates(state.psi, updates)
+        after, value = replace(state, psi=psi, psi_opt_state=psi_opt_state), out.train_loss
+        if real_weights is None:
+            after = replace(
+                after,
+                step=state.step + 1,
+                trained=out.params,
+                batch_stats=out.train_aux,
+                opt_state=out.opt_state,
+            )
+        else:
+            w = functools.partial(real_weights, psi, out.example_grads, draw)
+            after, value = parts.descend(after, batch, w)
+        return after, {
+            'loss': value,
             'meta_loss': out.meta_loss,
-            'learning_rate': schedule(state.step),
+            'learning_rate': rate,
             **rebalancer.summary(psi),
         }
-        return replace(
-            state,
-            step=state.step + 1,
-            trained=out.params,
-            batch_stats=out.train_aux,
-            opt_state=out.opt_state,
-            psi=psi,
-            psi_opt_state=psi_opt_state,
-        ), metrics
 
-    return plain_step if rebalancer is None else meta_step
+    return step
+
+
+def _train_loss(parts: _Parts, rebalancer: Rebalancer, state: TrainState) -> TrainLoss:
+    """(trained, ψ, batch) → (the training loss, the next batch statistics)."""
+    log_adjustment = rebalancer.log_adjustment
+    if log_adjustment is None:
+        return meta_gradients.WeightedLosses(
+            functools.partial(parts.losses, state),
+            lambda psi, batch, values: rebalancer.weights(psi, batch.draw, values),
+        )
+
+    def adjusted(trained: PyTree, psi: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
+        values, batch_stats = parts.losses(state, trained, batch, log_adjustment(psi))
+        return values.mean(), batch_stats
+
+    return adjusted
 
 
 def compile_steps(step: Step) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
@@ -253,4 +312,4 @@ def _next_meta_batch(
 
 
 def _keys(state: TrainState) -> jax.Array:
-    return jax.random.split(jax.random.fold_in(state.key, state.step), 5)
+    return jax.random.split(jax.random.fold_in(state.key, state.step), 6)

@@ -39,12 +39,20 @@ def change(key, value):
         ('stage_1.steps', 0, r'stage_1\.steps: got 0, wanted at least 1'),
         ('stage_1.steps', '3', r"stage_1\.steps: got '3' of type str, wanted int"),
         ('stage_1.steps', True, r'stage_1\.steps: got True of type bool, wanted int'),
-        ('stage_1.tau', float('nan'), r'stage_1\.tau: got nan, wanted a finite number'),
+        ('stage_1.loss.tau', float('nan'), r'stage_1\.loss\.tau: got nan, wanted a finite number'),
         ('stage_1', 3, r'stage_1: got 3, wanted a table'),
         ('stage_1.trains', 'classifier', r"stage_1\.trains: got 'classifier', wanted 'all'"),
         ('stage_2.draws', 'class_balanced', r'stage_2\.draws: got .* beside meta\.rebalancer'),
         ('stage_2.mixup', 0.2, r'stage_2\.mixup: got 0\.2 beside a rebalancer'),
         ('stage_2.meta.source', 'none', r"stage_2\.meta\.source: got 'none', wanted one of train"),
+        ('stage_1.loss.name', 'hinge', r"stage_1\.loss\.name: got 'hinge', wanted one of balanced"),
+        ('stage_1.loss.beta', 2.0, r'stage_1\.loss\.beta: got 2\.0, wanted 0 to 1'),
+        ('stage_1.loss.gamma', -1.0, r'stage_1\.loss\.gamma: got -1\.0, wanted at least 0'),
+        ('stage_1.loss.label_smoothing', 1.0, r'label_smoothing: got 1\.0, wanted 0 to less'),
+        ('stage_1.loss.class_weights', 'all', r"class_weights: got 'all', wanted one of none"),
+        ('stage_2.meta.estimator', 'gumbel', r"stage_2\.meta\.estimator: got 'gumbel', wanted one"),
+        ('stage_2.meta.temperature', 0.0, r'stage_2\.meta\.temperature: got 0\.0, wanted a number'),
+        ('stage_2.meta.rebalancer', 'learning_to_reweight', r"stage_2\.meta\.mode: got 'forward_"),
         ('stage_2.meta.mode', 'exact', r"stage_2\.meta\.mode: got 'exact', wanted one of reverse"),
         ('stage_1.optimizer.warmup_steps', 300, r'warmup_steps: got 300, wanted 0 to less than'),
         ('stage_1.optimizer.learning_rate', -0.1, r'learning_rate: got -0\.1, wanted at least 0'),
@@ -62,6 +70,14 @@ def test_what_cannot_run_is_refused_by_its_key(key, value, message):
         recipe.from_config(change(key, value))
 
 
+def test_losses_of_single_labels_are_refused_beside_mixed_ones():
+    """Focal loss has no form for half a label."""
+    values = change('stage_1.mixup', 0.2)
+    values.stage_1.loss.name = 'focal'
+    with pytest.raises(recipe.ConfigError, match=r"loss\.name: got 'focal' beside mixed"):
+        recipe.from_config(values)
+
+
 def test_a_width_of_0_is_the_networks_own():
     """The number itself is what a run is known and recorded by."""
     assert recipe.Model() == recipe.Model('digits_net', 16)
@@ -72,8 +88,8 @@ def test_a_width_of_0_is_the_networks_own():
 
 
 def test_a_whole_number_is_a_fine_float():
-    """``--config.stage_1.tau=1`` means 1.0."""
-    assert recipe.from_config(change('stage_1.tau', 1)).stage_1.tau == 1.0
+    """``--config.stage_1.loss.tau=1`` means 1.0."""
+    assert recipe.from_config(change('stage_1.loss.tau', 1)).stage_1.loss.tau == 1.0
 
 
 def test_batches_are_checked_against_the_data():
@@ -99,10 +115,10 @@ def test_a_decoupled_method_starts_as_softmax_does():
     base = recipe.from_config(digits_lt.get_config('method=softmax'))
     for name, method in methods.METHODS.items():
         read = recipe.from_config(digits_lt.get_config(f'method={name}'))
-        assert list(read.stages) == ['stage_1', 'stage_2'][: 1 + method.decoupled]
-        if method.decoupled:
+        assert list(read.stages) == ['stage_1', 'stage_2'][: 1 + bool(method.second)]
+        if method.second in ('classifier', 'scales'):
             assert read.stage_1 == base.stage_1
-            assert read.stage_2.trains == 'classifier'
+            assert read.stage_2.trains == method.second
 
 
 def test_the_papers_recipe():
@@ -114,7 +130,7 @@ def test_the_papers_recipe():
     first, second = read.stage_1, read.stage_2
     assert (first.steps, first.batch_size) == (PAPER_STAGE_1_STEPS, 512)
     assert dataclasses.astuple(first.optimizer) == (0.1, 0.9, True, 5e-4, 800, 0.05, 1)
-    assert (second.steps, second.batch_size, second.tau) == (2_000, 512, 1.0)
+    assert (second.steps, second.batch_size, second.loss.tau) == (2_000, 512, 1.0)
     meta = second.meta
     assert (meta.rebalancer, meta.source, meta.batch_size) == ('meta_sampler', 'train', 512)
     assert (meta.learning_rate, meta.b1, meta.b2, meta.initial_power) == (0.01, 0.9, 0.99, 0.0)

@@ -25,7 +25,7 @@ def linear_task():
     )
 
 
-def take_steps(stage, count, seed=0):
+def take_steps(stage, count, seed=0, features=None):
     rebalancer = steps.make_rebalancer(stage.meta, COUNTS)
     current = state.create(
         jax.random.key(seed),
@@ -36,7 +36,8 @@ def take_steps(stage, count, seed=0):
         rebalancer.psi if rebalancer else None,
         steps.make_psi_optimizer(stage.meta),
     )
-    features = jax.random.normal(jax.random.key(1), (1, sum(COUNTS), 2))
+    if features is None:
+        features = jax.random.normal(jax.random.key(1), (1, sum(COUNTS), 2))
     run = steps.compile_steps(steps.make_step(linear_task(), stage, rebalancer))
     return run(current, features, features, steps=count)
 
@@ -110,7 +111,7 @@ def test_a_draws_labels_are_its_examples_labels():
 
 def test_mixup_trains_on_mixed_targets():
     """λ < 1 mixes two labels, so the loss at zero logits stays the prior's expectation."""
-    after, metrics = take_steps(stage_of(mixup=1.0, tau=0.0), 1)
+    after, metrics = take_steps(stage_of(mixup=1.0, loss=recipe.Loss(tau=0.0)), 1)
     assert float(metrics['loss'][0]) == pytest.approx(np.log(3), rel=1e-6)
     assert np.all(np.isfinite(after.trained['w']))
 
@@ -121,3 +122,59 @@ def test_steps_depend_on_key_and_step_alone():
     np.testing.assert_array_equal(a.trained['w'], b.trained['w'])
     np.testing.assert_array_equal(a.psi, b.psi)
     assert np.any(a.trained['w'] != c.trained['w'])
+
+
+def flat_stage(rebalancer, **meta):
+    """Without decay and momentum, so that a step is its gradient."""
+    optimizer = recipe.Optimizer(momentum=0.0, nesterov=False, weight_decay=0.0)
+    meta = recipe.Meta(rebalancer=rebalancer, batch_size=6, **meta)
+    return stage_of(meta=meta, optimizer=optimizer, loss=recipe.Loss(tau=0.0))
+
+
+def test_a_learned_adjustment_that_starts_at_the_prior_is_balanced_softmax():
+    """ξ = n is the derived answer: with ψ held there, training is that of Balanced Softmax."""
+    held = {'learning_rate': 0.0, 'initial_power': 1.0}
+    learned, _ = take_steps(flat_stage('learned_adjustment', **held), 3)
+    stage = dataclasses.replace(flat_stage('none'), draws='instance_balanced', loss=recipe.Loss())
+    known, _ = take_steps(stage, 3)
+    np.testing.assert_allclose(learned.trained['w'], known.trained['w'], rtol=1e-5, atol=1e-7)
+
+
+def test_a_learned_adjustment_moves_towards_the_prior():
+    """Of a constant input a network can learn the prior alone, unless log ξ takes it up."""
+    stage = flat_stage('learned_adjustment', learning_rate=0.05)
+    after, metrics = take_steps(stage, 20, features=jnp.ones((1, sum(COUNTS), 2)))
+    assert float(after.psi[0]) > float(after.psi[1]) > float(after.psi[2])
+    assert metrics['log_adjustment'].shape == (20, 3)
+
+
+def test_the_trial_step_is_thrown_away():
+    """With every weight equal the real step is the plain one, whatever the trial step did."""
+    stage = flat_stage('class_balanced_domain_adaptation', mode='per_example')
+    after, _ = take_steps(stage, 1)
+    plain = dataclasses.replace(
+        flat_stage('none'),
+        draws='instance_balanced',
+        loss=recipe.Loss(tau=0.0, class_weights='class_balanced'),
+    )
+    before, _ = take_steps(plain, 1)
+    # The correction of a weight is 0.01 ∂L_meta/∂z, some thousandths.
+    np.testing.assert_allclose(after.trained['w'], before.trained['w'], atol=1e-4)
+    assert np.any(after.trained['w'] != before.trained['w'])
+
+
+def test_learning_to_reweight_steps_along_the_meta_gradient():
+    """Its weights are such that the step's gradient has a positive product with the meta loss's."""
+    after, metrics = take_steps(flat_stage('learning_to_reweight', mode='per_example'), 20)
+    assert float(metrics['meta_loss'][-1]) < float(metrics['meta_loss'][0])
+    assert after.psi == ()
+
+
+def test_the_weight_net_is_trained():
+    """ψ moves with the meta-gradient, and the parameters with its weights."""
+    after, metrics = take_steps(flat_stage('meta_weight_net', learning_rate=0.01), 5)
+    first = steps.make_rebalancer(recipe.Meta(rebalancer='meta_weight_net'), COUNTS).psi
+    for moved, start in zip(jax.tree.leaves(after.psi), jax.tree.leaves(first), strict=True):
+        assert np.all(np.isfinite(moved))
+        assert np.any(moved != start)
+    assert np.all(np.isfinite(metrics['loss']))

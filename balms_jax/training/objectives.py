@@ -1,0 +1,104 @@
+"""The loss of every example of a batch, as a recipe names it."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from balms_jax import bounds, losses, priors
+from balms_jax.training.recipe import Loss
+
+Targets = jax.Array  # labels [batch], or distributions [batch, classes]
+ExampleLosses = Callable[..., jax.Array]
+"""(logits [batch, classes], targets, spared [batch], learned adjustment [classes] = None) → [batch]
+
+spared: which examples spare the tail their gradients, the draw of the equalization loss.
+"""
+
+
+def make_example_losses(settings: Loss, class_counts: tuple[int, ...]) -> ExampleLosses:
+    """Makes the function from logits and targets to losses, class weights included."""
+    of_labels, of_class = _of_labels(settings, class_counts), class_weights(settings, class_counts)
+    log_prior = priors.log_prior(np.asarray(class_counts))
+
+    def example_losses(
+        logits: jax.Array,
+        targets: Targets,
+        spared: jax.Array,
+        adjustment: jax.Array | None = None,
+    ) -> jax.Array:
+        if settings.label_smoothing:
+            if targets.ndim < logits.ndim:
+                targets = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
+            targets = optax.smooth_labels(targets, settings.label_smoothing)
+        soft = targets.ndim == logits.ndim
+        if settings.name == 'balanced_softmax':
+            loss = (
+                losses.balanced_softmax_cross_entropy
+                if soft
+                else losses.balanced_softmax_cross_entropy_with_integer_labels
+            )
+            if adjustment is None:
+                values = loss(logits, targets, log_prior, tau=settings.tau)
+            else:
+                known = settings.tau * log_prior if settings.tau else jnp.zeros_like(log_prior)
+                values = loss(logits, targets, known + adjustment)
+        else:
+            values = of_labels(logits, targets, spared)
+        if of_class is None:
+            return values
+        weights = of_class.astype(values.dtype)
+        return values * (targets @ weights if soft else weights[targets])
+
+    return example_losses
+
+
+def class_weights(settings: Loss, class_counts: tuple[int, ...]) -> jax.Array | None:
+    """How much the losses of each class weigh, ``[classes]``; None: all alike."""
+    counts = np.asarray(class_counts)
+    if settings.class_weights == 'inverse_frequency':
+        return priors.inverse_frequency_weights(counts)
+    if settings.class_weights == 'class_balanced':
+        return priors.class_balanced_weights(counts, settings.beta)
+    return None
+
+
+def _of_labels(
+    settings: Loss, class_counts: tuple[int, ...]
+) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """(logits, labels, spared) → [batch], of the losses that take no distributions."""
+    counts = np.asarray(class_counts)
+
+    def focal(logits: jax.Array, labels: jax.Array, spared: jax.Array) -> jax.Array:
+        return losses.focal_cross_entropy_with_integer_labels(logits, labels, gamma=settings.gamma)
+
+    def focal_sigmoid(logits: jax.Array, labels: jax.Array, spared: jax.Array) -> jax.Array:
+        is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        return losses.focal_sigmoid_binary_cross_entropy(
+            logits, is_label, gamma=settings.gamma
+        ).sum(-1)
+
+    def margin(logits: jax.Array, labels: jax.Array, spared: jax.Array) -> jax.Array:
+        margins = bounds.label_distribution_margins(counts, settings.margin)
+        return losses.margin_cross_entropy_with_integer_labels(logits, labels, margins)
+
+    def temperature(logits: jax.Array, labels: jax.Array, spared: jax.Array) -> jax.Array:
+        temperatures = priors.class_dependent_temperatures(counts, settings.gamma)
+        return losses.temperature_cross_entropy_with_integer_labels(logits, labels, temperatures)
+
+    def equalization(logits: jax.Array, labels: jax.Array, spared: jax.Array) -> jax.Array:
+        tail = priors.equalized_classes(counts, settings.threshold)
+        return losses.equalization_cross_entropy_with_integer_labels(
+            logits, labels, spared[:, None] & tail[None]
+        )
+
+    return {
+        'balanced_softmax': focal,  # Never called.
+        'focal': focal,
+        'focal_sigmoid': focal_sigmoid,
+        'margin': margin,
+        'temperature': temperature,
+        'equalization': equalization,
+    }[settings.name]

@@ -1,0 +1,77 @@
+"""A recipe's loss is the library's of that name, and its class weights multiply it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from balms_jax import bounds, losses, priors
+from balms_jax.training import objectives, recipe
+
+COUNTS = (60, 9, 1)
+LOGITS = jnp.array([[1.0, 0.0, -2.0], [0.3, -0.4, 0.2], [2.0, 1.0, 0.5], [0.0, 0.0, 0.0]])
+LABELS = jnp.array([0, 1, 2, 2])
+SPARED = jnp.array([True, False, True, False])
+
+DIRECT = {
+    'balanced_softmax': lambda: losses.balanced_softmax_cross_entropy_with_integer_labels(
+        LOGITS, LABELS, priors.log_prior(COUNTS), tau=1.0
+    ),
+    'focal': lambda: losses.focal_cross_entropy_with_integer_labels(LOGITS, LABELS, gamma=0.2),
+    'focal_sigmoid': lambda: losses.focal_sigmoid_binary_cross_entropy(
+        LOGITS, jnp.eye(3)[LABELS], gamma=0.2
+    ).sum(-1),
+    'margin': lambda: losses.margin_cross_entropy_with_integer_labels(
+        LOGITS, LABELS, bounds.label_distribution_margins(COUNTS, 2.0)
+    ),
+    'temperature': lambda: losses.temperature_cross_entropy_with_integer_labels(
+        LOGITS, LABELS, priors.class_dependent_temperatures(COUNTS, 0.2)
+    ),
+    'equalization': lambda: losses.equalization_cross_entropy_with_integer_labels(
+        LOGITS, LABELS, SPARED[:, None] & jnp.array([[False, False, True]])
+    ),
+}
+
+
+def values(targets=LABELS, adjustment=None, **settings):
+    given = recipe.Loss(**{'gamma': 0.2, 'margin': 2.0, 'threshold': 0.05, **settings})
+    return objectives.make_example_losses(given, COUNTS)(LOGITS, targets, SPARED, adjustment)
+
+
+@pytest.mark.parametrize('name', recipe.LOSSES)
+def test_a_name_is_that_of_the_loss(name):
+    np.testing.assert_allclose(values(name=name), DIRECT[name](), rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', recipe.LOSSES)
+@pytest.mark.parametrize('weights', ['inverse_frequency', 'class_balanced'])
+def test_class_weights_multiply_any_loss(name, weights):
+    of_class = {
+        'inverse_frequency': priors.inverse_frequency_weights(COUNTS),
+        'class_balanced': priors.class_balanced_weights(COUNTS, 0.99),
+    }[weights]
+    weighted = values(name=name, class_weights=weights, beta=0.99)
+    np.testing.assert_allclose(weighted, of_class[LABELS] * values(name=name), rtol=1e-6)
+
+
+def test_mixed_labels_mix_the_weights_too():
+    """The weight of half a label is half its class's."""
+    mixed = jnp.array([[0.5, 0.0, 0.5]] * 4)
+    of_class = priors.inverse_frequency_weights(COUNTS)
+    weighted = values(mixed, tau=0.0, class_weights='inverse_frequency')
+    wanted = (of_class[0] + of_class[2]) / 2 * optax.softmax_cross_entropy(LOGITS, mixed)
+    np.testing.assert_allclose(weighted, wanted, rtol=1e-5)
+
+
+def test_smoothed_labels_are_those_of_optax():
+    smoothed = optax.smooth_labels(jax.nn.one_hot(LABELS, 3), 0.1)
+    wanted = losses.balanced_softmax_cross_entropy(LOGITS, smoothed, priors.log_prior(COUNTS))
+    np.testing.assert_allclose(values(label_smoothing=0.1), wanted, rtol=1e-6)
+
+
+def test_a_learned_adjustment_of_the_log_prior_is_balanced_softmax():
+    """τ = 0 with ψ = log π, and τ = 1 with ψ = 0, are one loss."""
+    learned = values(tau=0.0, adjustment=priors.log_prior(COUNTS))
+    np.testing.assert_allclose(learned, values(tau=1.0), rtol=1e-6)
+    np.testing.assert_allclose(values(adjustment=jnp.zeros(3)), values(tau=1.0), rtol=1e-6)
