@@ -1,8 +1,9 @@
 """Runs methods beside each other, skipping what is done, and ends in a table and a page."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import rich.box
@@ -17,6 +18,7 @@ from balms_jax.training.progress import Progress
 from balms_jax.training.recipe import Recipe, from_config
 from balms_jax.training.records import check_workdir
 
+console = rich.console.Console(highlight=False, soft_wrap=True)
 # The page has more columns than a terminal.
 SHOWN = ('method', 'seeds', 'top-1 %', 'many %', 'medium %', 'few %', 'ECE %')
 
@@ -43,11 +45,8 @@ def compare(
     Returns:
         The page.
     """
-    try:
+    with exit_on_failure():
         run_dirs = train_all(config, methods, seeds, folder)
-    except (*job.FAILURES, Interrupted) as error:
-        print(f'{type(error).__name__}: {error}', file=sys.stderr)
-        sys.exit(error.exit_code if isinstance(error, Interrupted) else 1)
     results = results or folder
     results.mkdir(parents=True, exist_ok=True)
     rows = comparison_table([read_run(run_dir) for run_dir in run_dirs])
@@ -55,7 +54,6 @@ def compare(
     table = rich.table.Table(*shown, box=rich.box.SIMPLE)
     for row in rows:
         table.add_row(*(row[name] for name in shown))
-    console = rich.console.Console(highlight=False, soft_wrap=True)
     console.print(table)
     (results / 'table.md').write_text(markdown_table(rows) + '\n')
     evaluations = {d.name: json.loads((d / 'evaluation.json').read_text()) for d in run_dirs}
@@ -66,6 +64,16 @@ def compare(
     page = write_report(run_dirs, results / 'report.html')
     console.print(f'page: {page}', markup=False)
     return page
+
+
+@contextlib.contextmanager
+def exit_on_failure() -> Iterator[None]:
+    """A run that cannot go on ends the program, with its reason as the last line."""
+    try:
+        yield
+    except (*job.FAILURES, Interrupted) as error:
+        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, Interrupted) else 1)
 
 
 def train_all(

@@ -19,7 +19,7 @@ from experiments.cost_goals import (
     records_of,
     select,
 )
-from experiments.cost_steps import CACHED, CACHED_META, DECOUPLED
+from experiments.cost_steps import CACHED, CACHED_META, DECOUPLED, SCANNED
 
 QUESTION = (
     'Learning ψ differentiates a meta loss through a training step. What does that cost in time, '
@@ -165,7 +165,8 @@ def how(facts: Mapping[str, Any], records: Sequence[Record]) -> str:
         'Every step is a compiled call that is handed its images, draws its classes under ψ, takes '
         'the real step of the parameters (SGD with Nesterov momentum and weight decay) and Adam’s '
         'step of ψ. Steps are '
-        'timed by turns in one process, in alternating order, short ones several times in a row; '
+        'timed by turns in one process, in alternating order, short ones several times in a row, '
+        f'and those on cached features {SCANNED} in one call, as training takes them; '
         'times are medians of the ratio to the plain step of the same round, over '
         f'{" or ".join(map(str, rounds)) or "no"} rounds. FLOPs and temporary memory are the '
         'compiler’s counts of the whole step; memory leaves out arguments and results. Where '

@@ -30,6 +30,7 @@ FROZEN_STATISTICS = 'frozen statistics'  # all parameters trained, batch norm as
 DECOUPLED = 'decoupled'  # the classifier alone; the frozen backbone computed for all images
 CACHED_META = 'meta features cached'  # the same, the backbone computed for training images alone
 CACHED = 'all features cached'  # the same, no backbone in the step
+SCANNED = 50  # steps in one call where all features are cached, as the training job takes them
 
 PLAIN, WRITTEN_OUT, FORWARD_DIFFERENCE = 'plain', 'written_out', 'forward_difference'
 TORCH_PLAIN, TORCH_HIGHER = 'torch_plain', 'torch_higher'  # those of torch_higher.py
@@ -144,6 +145,23 @@ def compile_step(
     if not quick:
         counts |= {'trace_seconds': traced - start, 'compile_seconds': end - traced}
     return compiled, counts
+
+
+def compile_scanned(setting: Setting) -> jax.stages.Compiled:
+    """SCANNED steps in one call: (state, data) → the state after them."""
+    built = build(setting)
+
+    def run(state: State, data: Data) -> State:
+        def one(state: State, key: jax.Array) -> tuple[State, None]:
+            trained, opt_state, batch_stats, *rest = built.function(state, data._replace(key=key))
+            state = state._replace(trained=trained, opt_state=opt_state, batch_stats=batch_stats)
+            if setting.step != PLAIN:
+                state = state._replace(psi=rest[0], psi_opt_state=rest[1])
+            return state, None
+
+        return jax.lax.scan(one, state, jax.random.split(data.key, SCANNED))[0]
+
+    return jax.jit(run).lower(*built.shapes()).compile()
 
 
 @functools.lru_cache(maxsize=3)

@@ -1,0 +1,230 @@
+"""The page of the ablation: every row beside the published one, and which orderings hold."""
+
+import json
+import math
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from balms_jax.report import Run
+from balms_jax.report.comparison import METHOD_NAMES, group_runs
+from balms_jax.report.figure_style import FAINT, WIDE, method_colors, new_figure, styled
+from balms_jax.report.html import document, embedded, table
+from experiments import published
+from experiments.published import Published
+
+CLEAR = 2.0  # standard errors
+
+
+class Row(NamedTuple):
+    """A method on a long tail, top-1 %."""
+
+    dataset: str
+    imbalance_factor: float
+    method: str
+    seeds: tuple[int, ...]
+    top1: float
+    spread: float  # sample standard deviation over seeds; NaN for one
+    by_seed: tuple[float, ...]
+    published: Published | None
+    facts: dict[str, Any]  # of its first run
+
+    @property
+    def error(self) -> float:
+        """Of the difference from the published mean, where both tell their spread."""
+        theirs = self.published.spread if self.published else None
+        if theirs is None or math.isnan(self.spread):
+            return math.nan
+        return math.sqrt(self.spread**2 / len(self.seeds) + theirs**2 / 3)
+
+
+class Ordering(NamedTuple):
+    """That one method is above another, in the paper and here."""
+
+    above: str
+    below: str
+    published: float  # points
+    here: float
+    error: float  # of ``here``
+
+    @property
+    def verdict(self) -> str:
+        """Whether it holds, by two standard errors either way."""
+        if math.isnan(self.error):
+            return 'one seed: ' + ('as published' if self.here > 0 else 'reversed')
+        if abs(self.here) < CLEAR * self.error:
+            return 'not told apart'
+        return 'holds' if self.here > 0 else 'reversed'
+
+
+def rows_of(runs: Sequence[Run]) -> list[Row]:
+    """One row a method and long tail, its seeds taken together."""
+    rows = []
+    for group in group_runs(runs):
+        facts = group.first.facts
+        mean, spread = group.statistics('top1')
+        where = facts['dataset'], facts['imbalance_factor']
+        rows.append(
+            Row(
+                *where,
+                facts['method'],
+                tuple(run.facts['seed'] for run in group.runs),
+                100 * float(mean),
+                100 * float(spread),
+                tuple(100 * float(run.final['top1']) for run in group.runs),
+                published.of(facts['method'], *where),
+                facts,
+            )
+        )
+    return rows
+
+
+def orderings_of(rows: Sequence[Row]) -> list[Ordering]:
+    """What the paper's table 5 tells apart by more than two standard errors, and what is here.
+
+    Args:
+        rows: of one long tail.
+
+    Returns:
+        The pairs, the widest first. Ours are paired by seed: methods of a seed share their draws.
+    """
+    found = []
+    for a in rows:
+        for b in rows:
+            if not (a.published and b.published):
+                continue
+            theirs = a.published.spread, b.published.spread
+            gap = a.published.top1 - b.published.top1
+            if None in theirs or a.seeds != b.seeds:
+                continue
+            error = math.sqrt(sum(float(s or 0) ** 2 for s in theirs) / 3)
+            if gap <= CLEAR * max(error, 0.05):
+                continue
+            differences = [x - y for x, y in zip(a.by_seed, b.by_seed, strict=True)]
+            here = sum(differences) / len(differences)
+            found.append(Ordering(a.method, b.method, gap, here, _standard_error(differences)))
+    return sorted(found, key=lambda ordering: -ordering.published)
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    n = len(values)
+    if n < 2:
+        return math.nan
+    mean = sum(values) / n
+    return math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+
+
+def write(runs: Sequence[Run], output: Path, scale: str) -> Path:
+    """Writes ``rows.json`` and ``page.html``."""
+    rows = rows_of(runs)
+    output.mkdir(parents=True, exist_ok=True)
+    kept = [
+        row._asdict() | {'spread': None if math.isnan(row.spread) else row.spread} for row in rows
+    ]
+    (output / 'rows.json').write_text(json.dumps(kept, indent=1) + '\n')
+    path = output / 'page.html'
+    path.write_text(page(rows, scale))
+    return path
+
+
+def page(rows: Sequence[Row], scale: str) -> str:
+    """The page: the answer, then every long tail's figure, rows and orderings."""
+    places = list(dict.fromkeys((row.dataset, row.imbalance_factor) for row in rows))
+    body = ''
+    for dataset, factor in places:
+        here = [row for row in rows if (row.dataset, row.imbalance_factor) == (dataset, factor)]
+        orderings = orderings_of(here)
+        body += f'<h2>{escape(dataset)}, imbalance factor {factor:g}</h2>\n'
+        body += f'<p>{escape(answer(here, orderings))}</p>\n'
+        caption = (
+            'Top-1 accuracy on the balanced test set at the last step: a dot a seed, a bar their '
+            'mean; hollow: published, another network and schedule.'
+        )
+        body += embedded(accuracies(here), caption, 'Accuracy of every method') + table_of(here)
+        if orderings:
+            body += (
+                '<details><summary>What the paper tells apart by two standard errors, and what '
+                f'is so here</summary>{table([_told(o) for o in orderings])}</details>\n'
+            )
+    recipes = sorted({str(row.facts.get('recipe')) for row in rows})
+    networks = sorted({str(row.facts.get('network')) for row in rows})
+    footer = (
+        f'Written by <code>python -m experiments.ablation --scale {scale}</code>. Recipe '
+        f'{escape(", ".join(recipes))}; {escape("; ".join(networks))}. The last epoch is reported; '
+        'no choice is made on the test set.'
+    )
+    return document('Tables 2 and 5: every method beside the published one', body, footer)
+
+
+def answer(rows: Sequence[Row], orderings: Sequence[Ordering]) -> str:
+    """The question answered in words, from the numbers."""
+    best = max(rows, key=lambda row: row.top1)
+    told = [f'{METHOD_NAMES[best.method]} is first here, with {best.top1:.1f} %.']
+    by_method = {row.method: row.top1 for row in rows}
+    if {'softmax', 'balanced_softmax'} <= by_method.keys():
+        gain = by_method['balanced_softmax'] - by_method['softmax']
+        told.append(f'Balanced Softmax is {gain:+.1f} points from softmax, end to end.')
+    if orderings:
+        verdicts = [ordering.verdict for ordering in orderings]
+        counts = ', '.join(f'{verdicts.count(v)} {v}' for v in dict.fromkeys(sorted(verdicts)))
+        told.append(f'Of {len(orderings)} orderings that table 5 tells apart: {counts}.')
+    return ' '.join(told)
+
+
+def table_of(rows: Sequence[Row]) -> str:
+    """Ours beside the published, with the difference and its standard error."""
+    lines = []
+    for row in rows:
+        theirs, error = row.published, row.error
+        lines.append(
+            {
+                'method': METHOD_NAMES[row.method],
+                'seeds': ', '.join(map(str, row.seeds)),
+                'top-1 %': _number(row.top1, row.spread),
+                'published %': _number(theirs.top1, theirs.spread) if theirs else '–',
+                'difference': f'{row.top1 - theirs.top1:+.1f}' if theirs else '–',
+                'standard error': '–' if math.isnan(error) else f'{error:.1f}',
+                'parameters': f'{row.facts["parameter_count"]:,}',
+                'meta set': row.facts['meta_set'] or 'none',
+            }
+        )
+    return f'<div class="scroll">{table(lines)}</div>\n'
+
+
+def _number(mean: float, spread: float | None) -> str:
+    known = spread is not None and not math.isnan(spread)
+    return f'{mean:.1f}' + (f' ± {spread:.1f}' if known else '')
+
+
+def _told(ordering: Ordering) -> dict[str, str]:
+    error = '' if math.isnan(ordering.error) else f' ± {ordering.error:.1f}'
+    return {
+        'above': METHOD_NAMES[ordering.above],
+        'below': METHOD_NAMES[ordering.below],
+        'published': f'{ordering.published:+.1f}',
+        'here': f'{ordering.here:+.1f}{error}',
+        'verdict': ordering.verdict,
+    }
+
+
+@styled
+def accuracies(rows: Sequence[Row]) -> Figure:
+    """A line a method, the best on top: seeds, their mean, and the published figure."""
+    ordered = sorted(rows, key=lambda row: row.top1)
+    drawing = new_figure((WIDE[0], 0.9 + 0.24 * len(ordered)))
+    axes = drawing.add_subplot()
+    colors = method_colors({row.method: row.method for row in ordered})
+    for place, row in enumerate(ordered):
+        color = colors[row.method]
+        axes.plot(row.by_seed, [place] * len(row.by_seed), 'o', ms=4, alpha=0.55, color=color)
+        axes.plot([row.top1], [place], '|', ms=14, mew=2, color=color)
+        if row.published:
+            axes.plot([row.published.top1], [place], 'o', ms=5, mfc='none', mec=FAINT)
+    axes.set_yticks(range(len(ordered)), [METHOD_NAMES[row.method] for row in ordered])
+    axes.set_ylim(-0.7, len(ordered) - 0.3)
+    axes.grid(axis='x')
+    axes.set_xlabel('top-1 accuracy, %')
+    return drawing

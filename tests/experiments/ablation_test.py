@@ -1,0 +1,89 @@
+"""Rows beside the published ones: what is compared, what is an ordering, and a page that opens."""
+
+import json
+import math
+import sys
+
+import pytest
+
+from balms_jax.training.methods import METHODS
+from experiments import ablation, ablation_page, published
+from experiments.ablation_page import Row
+
+pytestmark = pytest.mark.usefixtures('standard_promotion')
+
+
+def row(method, *by_seed):
+    n, mean = len(by_seed), sum(by_seed) / len(by_seed)
+    variance = sum((value - mean) ** 2 for value in by_seed) / (n - 1) if n > 1 else math.nan
+    return Row(
+        'cifar10',
+        100,
+        method,
+        tuple(range(n)),
+        mean,
+        math.sqrt(variance),
+        by_seed,
+        published.of(method, 'cifar10', 100),
+        {'recipe': 'short', 'network': 'resnet8', 'parameter_count': 78_000, 'meta_set': None},
+    )
+
+
+def test_every_published_row_is_a_method():
+    """A renamed method would lose its published figure in silence."""
+    assert set(published.METHODS) <= set(METHODS)
+    for method in published.METHODS:
+        for dataset in published.DATASETS:
+            for factor in published.IMBALANCE_FACTORS:
+                assert 30 < published.of(method, dataset, factor).top1 < 95
+    assert published.of('softmax', 'digits', 100) is None
+    assert published.of('softmax', 'cifar10', 40) is None
+    assert published.of('balms_end_to_end', 'cifar10', 100) is None
+
+
+def test_an_orderings_verdict_goes_by_two_standard_errors_of_paired_differences():
+    """Seeds that move both methods alike must not hide a difference; noise must not make one."""
+    high, low = row('balanced_softmax', 60.0, 70.0, 80.0), row('softmax', 50.0, 60.1, 69.9)
+    (ordering,) = ablation_page.orderings_of([high, low])
+    assert (ordering.above, ordering.below) == ('balanced_softmax', 'softmax')
+    assert ordering.here == pytest.approx(10.0)
+    assert ordering.error == pytest.approx(0.0577, abs=1e-3)
+    assert ordering.verdict == 'holds'
+    turned = row('balanced_softmax', 40.0, 50.0, 60.0), low
+    assert ablation_page.orderings_of(turned)[0].verdict == 'reversed'
+    noisy = row('balanced_softmax', 40.0, 70.0, 80.0), low
+    assert ablation_page.orderings_of(noisy)[0].verdict == 'not told apart'
+    one_seed = row('balanced_softmax', 60.0), row('softmax', 50.0)
+    assert ablation_page.orderings_of(one_seed)[0].verdict == 'one seed: as published'
+
+
+def test_the_difference_from_the_published_mean_has_both_spreads():
+    """√(s² / n + s'² / 3), with the 0.4 of the table's row."""
+    ours = row('balanced_softmax', 82.0, 83.0, 84.0)
+    assert ours.error == pytest.approx(math.sqrt(1 / 3 + 0.4**2 / 3))
+    assert math.isnan(row('focal', 77.0, 78.0).error)  # Its table gives no spread.
+
+
+def test_the_page_tells_rows_and_verdicts():
+    """It is what a person opens: it must name the winner and what was not reproduced."""
+    rows = [row('balanced_softmax', 60.0, 61.0), row('softmax', 70.0, 71.0), row('focal', 55.0)]
+    page = ablation_page.page(rows, 'cpu')
+    assert 'Softmax is first here, with 70.5 %' in page
+    assert 'Balanced Softmax is -10.0 points from softmax' in page
+    assert '1 reversed' in page
+    assert page.count('<figure') == 1
+
+
+def test_the_smoke_scale_ends_in_a_page(tmp_path, monkeypatch):
+    """The whole way on embedded data; a second call trains nothing again."""
+    command = ['ablation', '--scale', 'smoke', '--methods', 'softmax', 'balms']
+    folders = ['--folder', str(tmp_path / 'runs'), '--output', str(tmp_path / 'out')]
+    monkeypatch.setattr(sys, 'argv', [*command, *folders])
+    ablation.main()
+    rows = json.loads((tmp_path / 'out' / 'rows.json').read_text())
+    assert [kept['method'] for kept in rows] == ['softmax', 'balms']
+    assert all(kept['top1'] > 20 for kept in rows)
+    finished = tmp_path / 'runs' / 'smoke' / 'digits_40' / 'balms-0' / 'evaluation.json'
+    before = finished.stat().st_mtime_ns
+    ablation.main()
+    assert finished.stat().st_mtime_ns == before
