@@ -15,6 +15,7 @@ from balms_jax.report.figure_style import FAINT, WIDE, method_colors, new_figure
 from balms_jax.report.html import document, embedded, table
 from experiments import published
 from experiments.published import Published
+from experiments.whole_runs import number
 
 CLEAR = 2.0  # standard errors
 
@@ -183,8 +184,12 @@ def table_of(rows: Sequence[Row]) -> str:
             {
                 'method': METHOD_NAMES[row.method],
                 'seeds': ', '.join(map(str, row.seeds)),
-                'top-1 %': _number(row.top1, row.spread),
-                'published %': _number(theirs.top1, theirs.spread) if theirs else '–',
+                'top-1 %': number(row.top1, row.spread, digits=1),
+                'published %': number(
+                    theirs.top1, math.nan if theirs.spread is None else theirs.spread, digits=1
+                )
+                if theirs
+                else '–',
                 'difference': f'{row.top1 - theirs.top1:+.1f}' if theirs else '–',
                 'standard error': '–' if math.isnan(error) else f'{error:.1f}',
                 'parameters': f'{row.facts["parameter_count"]:,}',
@@ -192,11 +197,6 @@ def table_of(rows: Sequence[Row]) -> str:
             }
         )
     return f'<div class="scroll">{table(lines)}</div>\n'
-
-
-def _number(mean: float, spread: float | None) -> str:
-    known = spread is not None and not math.isnan(spread)
-    return f'{mean:.1f}' + (f' ± {spread:.1f}' if known else '')
 
 
 def _told(ordering: Ordering) -> dict[str, str]:

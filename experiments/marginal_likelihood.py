@@ -1,0 +1,78 @@
+"""Whom does each method favour? p(y) on the balanced test set, class by class: Figures 1 and 2.
+
+Command   python -m experiments.marginal_likelihood --data_dir data [--scale cpu]
+Scales    smoke, cpu and paper, as of experiments/ablation.py, whose runs it shares
+Cost      cpu: twenty minutes on two CPU cores if no run is there yet
+Ends in   experiments/results/marginal_likelihood/page.html
+Measures  the mean predicted probability of each class over the test set, times C: 1 is ideal
+Expected  softmax favours the head, EQL less so; Balanced Softmax is level; with class-balanced
+          sampling on top the tail is favoured; with the learned sampler it is level again
+"""
+
+import numpy as np
+
+from balms_jax.report.comparison import Replicates
+from experiments import whole_runs
+
+METHODS = (
+    'softmax',
+    'equalization',
+    'balanced_softmax',
+    'softmax_decoupled_cbs',
+    'balanced_softmax_decoupled',
+    'balanced_softmax_decoupled_cbs',
+    'balms',
+)
+FEW = ('softmax', 'balanced_softmax')
+
+
+def main() -> None:
+    """Runs the experiment."""
+    options = whole_runs.options_of(__doc__, 'marginal_likelihood', METHODS, FEW)
+    runs = whole_runs.train(options)
+    groups, figures = whole_runs.figures_of(runs)
+    rows = [row(group) for group in groups]
+    title = 'Marginal likelihood: whom does each method favour?'
+    drawn = figures.balance()[:1]
+    whole_runs.write_page(options, 'marginal_likelihood', title, answer(groups), rows, drawn, runs)
+
+
+def relative(group: Replicates) -> np.ndarray:
+    """C p(y), ``[classes]``, the mean over seeds."""
+    mean, _ = group.statistics('marginal_likelihood')
+    return mean.size * np.asarray(mean)
+
+
+def deviation(group: Replicates) -> float:
+    """The root mean square of C p(y) − 1 over the classes."""
+    return float(np.sqrt(np.mean((relative(group) - 1) ** 2)))
+
+
+def row(group: Replicates) -> dict[str, str]:
+    """A method in numbers."""
+    ratios = relative(group)
+    return {
+        'method': group.label,
+        'largest class, C p(y)': f'{ratios[0]:.2f}',
+        'smallest class, C p(y)': f'{ratios[-1]:.2f}',
+        'distance from level (rms)': f'{deviation(group):.2f}',
+        'top-1 %': whole_runs.number(*group.statistics('top1'), scale=100, digits=1),
+    }
+
+
+def answer(groups: list[Replicates]) -> str:
+    """In words: who is level, and who favours which end."""
+    level = min(groups, key=deviation)
+    told = [f'{level.label} comes nearest to level: {deviation(level):.2f} from it (rms).']
+    for group in groups:
+        ratios = relative(group)
+        end = 'largest' if ratios[0] > ratios[-1] else 'smallest'
+        told.append(
+            f'{group.label} favours the {end} class ({ratios[0]:.2f} and {ratios[-1]:.2f} of '
+            'their due).'
+        )
+    return ' '.join(told)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,159 @@
+"""What the questions share that whole training runs answer: options, runs, the page's frame.
+
+A run is kept in FOLDER/SCALE/DATASET_FACTOR/METHOD-SEED, and every question that asks for it takes
+it from there; methods that begin as softmax does take over its first stage.
+"""
+
+import argparse
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from balms_jax.report import Run, read_run
+from balms_jax.report.comparison import Replicates, group_runs
+from balms_jax.report.figure_style import method_colors
+from balms_jax.report.html import document, table
+from balms_jax.report.sections import ProblemFigures
+from balms_jax.training.methods import METHODS
+from configs import cifar_lt, digits_lt
+from experiments.comparison import console, exit_on_failure, train_all
+
+RESULTS = Path(__file__).parent / 'results'
+RECIPES = {'cpu': 'short', 'paper': 'paper'}
+SMOKE_STEPS = 60
+
+
+def options_of(
+    description: str | None,
+    name: str,
+    methods: Sequence[str],
+    few: Sequence[str],
+    factors: Mapping[str, Sequence[float]] | None = None,
+    datasets: Mapping[str, Sequence[str]] | None = None,
+) -> argparse.Namespace:
+    """The command line of a question.
+
+    Args:
+        description: its module's docstring.
+        name: of the folder of its results.
+        methods: of its runs.
+        few: those of the smoke scale.
+        factors: imbalance factors by scale; 100 if None.
+        datasets: by scale; ``cifar10`` if None.
+
+    Returns:
+        scale, datasets, imbalance_factors, methods, seeds, data_dir, folder, output, page_only.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument('--scale', choices=('smoke', 'cpu', 'paper'), default='cpu')
+    parser.add_argument('--datasets', nargs='+', choices=('cifar10', 'cifar100'))
+    parser.add_argument('--imbalance_factors', nargs='+', type=float)
+    parser.add_argument('--methods', nargs='+', choices=list(METHODS))
+    parser.add_argument('--seeds', nargs='+', type=int)
+    parser.add_argument('--data_dir', default='')
+    parser.add_argument('--folder', type=Path, default=Path('runs/long_tail'), help='of the runs')
+    parser.add_argument('--output', type=Path, help='of the page; else experiments/results/…')
+    parser.add_argument('--page_only', action='store_true', help='of the runs that are finished')
+    options = parser.parse_args()
+    smoke = options.scale == 'smoke'
+    options.datasets = (
+        ['digits']
+        if smoke
+        else options.datasets or (datasets or {}).get(options.scale, ('cifar10',))
+    )
+    options.imbalance_factors = (
+        [40.0]
+        if smoke
+        else options.imbalance_factors or (factors or {}).get(options.scale, (100.0,))
+    )
+    options.methods = options.methods or (few if smoke else methods)
+    options.seeds = options.seeds or ([0] if smoke else [0, 1, 2])
+    options.output = options.output or RESULTS / name
+    return options
+
+
+def train(options: argparse.Namespace) -> list[Run]:
+    """Trains what is not trained yet; with ``page_only`` nothing. Ends the program on failure."""
+    found: list[Path] = []
+    with exit_on_failure():
+        for dataset in options.datasets:
+            for factor in options.imbalance_factors:
+                folder = options.folder / options.scale / f'{dataset}_{factor:g}'
+                if options.page_only:
+                    wanted = [folder / f'{m}-{s}' for m in options.methods for s in options.seeds]
+                    found += [run for run in wanted if (run / 'evaluation.json').exists()]
+                    continue
+                config = functools.partial(
+                    _config, options.scale, dataset, factor, options.data_dir
+                )
+                found += train_all(config, options.methods, options.seeds, folder)
+        return [read_run(run) for run in found]
+
+
+def figures_of(runs: Sequence[Run]) -> tuple[list[Replicates], ProblemFigures]:
+    """The runs of one long tail by method, and what can be drawn of them."""
+    groups = group_runs(runs)
+    colors = method_colors({group.label: group.first.facts['method'] for group in groups})
+    return groups, ProblemFigures(groups, colors)
+
+
+def write_page(
+    options: argparse.Namespace,
+    name: str,
+    title: str,
+    answer: str,
+    rows: Sequence[Mapping[str, str]],
+    figures: Sequence[str],
+    runs: Sequence[Run],
+) -> Path:
+    """Writes the page: the question, its answer, the numbers, the figures, how it was made."""
+    facts = runs[0].facts
+    seeds = sorted({run.facts['seed'] for run in runs})
+    made = (
+        f'Written by <code>python -m experiments.{name} --scale {options.scale}</code>: '
+        f'{escape(facts["dataset"])}, imbalance factor {facts["imbalance_factor"]:g}, recipe '
+        f'{escape(str(facts["recipe"]))}, {escape(str(facts["network"]))}, '
+        f'{facts["parameter_count"]:,} parameters, seeds {", ".join(map(str, seeds))}, jax '
+        f'{escape(facts["versions"]["jax"])} on {escape(facts["device"])}. The last epoch is '
+        'reported; no choice is made on the test set.'
+    )
+    body = f'<p class="finding">{escape(answer)}</p>\n'
+    body += f'<div class="scroll">{table(rows)}</div>\n<h2>Figures</h2>\n'
+    body += f'<div class="figures">{"".join(figures)}</div>\n'
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / 'page.html'
+    path.write_text(document(title, body, made))
+    console.print(f'page: {path}', markup=False)
+    return path
+
+
+def number(
+    mean: float, spread: float, *, scale: float = 1, digits: int = 2, sign: bool = False
+) -> str:
+    """A mean ± its spread as text; the mean alone where there is one seed."""
+    if not math.isfinite(mean):
+        return '–'
+    text = f'{scale * mean:{"+" if sign else ""}.{digits}f}'
+    return text + (f' ± {scale * spread:.{digits}f}' if math.isfinite(spread) else '')
+
+
+def _config(
+    scale: str, dataset: str, imbalance_factor: float, data_dir: str, method: str
+) -> ConfigDict:
+    if scale == 'smoke':
+        values = digits_lt.get_config(f'method={method},imbalance_factor={imbalance_factor}')
+        for stage in (values.stage_1, values.stage_2):
+            stage.steps = min(stage.steps, SMOKE_STEPS)
+        return values
+    values = cifar_lt.get_config(
+        f'dataset={dataset},imbalance_factor={imbalance_factor},method={method},'
+        f'recipe={RECIPES[scale]}'
+    )
+    values.data.data_dir = data_dir
+    return values

@@ -1,0 +1,97 @@
+"""What does the loss bring, what the sampler, what both? R2Q6 and R3Q2 of the reply.
+
+Command   python -m experiments.with_and_without --data_dir data [--scale cpu]
+Scales    smoke, cpu and paper, as of experiments/ablation.py, whose runs it shares
+Cost      cpu: half an hour on two CPU cores if no run is there yet
+Ends in   experiments/results/with_and_without/page.html
+Measures  top-1 accuracy, over all classes and by shot group, decoupled and end to end
+Expected  each alone gains on softmax; both gain most; the sampler's gain is smaller beside
+          Balanced Softmax, which leaves it little to balance
+"""
+
+import numpy as np
+
+from balms_jax.report.comparison import Replicates
+from experiments import whole_runs
+
+METHODS = (
+    'softmax',
+    'balanced_softmax',
+    'balms_end_to_end',
+    'softmax_decoupled',
+    'balanced_softmax_decoupled',
+    'softmax_decoupled_meta_sampler',
+    'balms',
+)
+FEW = ('softmax_decoupled', 'balanced_softmax_decoupled', 'softmax_decoupled_meta_sampler', 'balms')
+PARTS = {  # method: (the loss, the sampler, decoupled)
+    'softmax': (False, False, False),
+    'balanced_softmax': (True, False, False),
+    'balms_end_to_end': (True, True, False),
+    'softmax_decoupled': (False, False, True),
+    'balanced_softmax_decoupled': (True, False, True),
+    'softmax_decoupled_meta_sampler': (False, True, True),
+    'balms': (True, True, True),
+}
+
+
+def main() -> None:
+    """Runs the experiment."""
+    options = whole_runs.options_of(__doc__, 'with_and_without', METHODS, FEW)
+    runs = whole_runs.train(options)
+    groups, figures = whole_runs.figures_of(runs)
+    rows = [row(group) for group in groups]
+    title = 'The loss, the sampler, and both'
+    drawn = figures.accuracy()[:2]
+    whole_runs.write_page(options, 'with_and_without', title, answer(groups), rows, drawn, runs)
+
+
+def row(group: Replicates) -> dict[str, str]:
+    """A method: its parts, and its accuracies."""
+    loss, sampler, decoupled = PARTS[group.first.facts['method']]
+    return {
+        'method': group.label,
+        'loss': 'Balanced Softmax' if loss else 'softmax',
+        'sampler': 'learned' if sampler else 'none',
+        'trained': 'decoupled' if decoupled else 'end to end',
+        **{
+            f'{name} %': whole_runs.number(*group.statistics(field), scale=100, digits=1)
+            for name, field in {'top-1': 'top1', 'many': 'many', 'few': 'few'}.items()
+        },
+    }
+
+
+def gain(groups: list[Replicates], method: str, base: str) -> tuple[float, float] | None:
+    """Points from one method to another, paired by seed: mean and standard error."""
+    by_method = {group.first.facts['method']: group for group in groups}
+    if not {method, base} <= by_method.keys():
+        return None
+    values = [
+        {run.facts['seed']: 100 * run.final['top1'] for run in by_method[name].runs}
+        for name in (method, base)
+    ]
+    seeds = values[0].keys() & values[1].keys()
+    gaps = np.array([values[0][seed] - values[1][seed] for seed in sorted(seeds)])
+    error = gaps.std(ddof=1) / np.sqrt(gaps.size) if gaps.size > 1 else float('nan')
+    return float(gaps.mean()), float(error)
+
+
+def answer(groups: list[Replicates]) -> str:
+    """In words: the gains, with their standard errors over seeds."""
+    told = []
+    for text, method, base in (
+        ('Decoupled, the loss alone brings {}', 'balanced_softmax_decoupled', 'softmax_decoupled'),
+        ('the sampler alone {}', 'softmax_decoupled_meta_sampler', 'softmax_decoupled'),
+        ('both {}', 'balms', 'softmax_decoupled'),
+        ('the sampler beside the loss {}', 'balms', 'balanced_softmax_decoupled'),
+        ('End to end, the loss brings {}', 'balanced_softmax', 'softmax'),
+        ('the sampler beside it {}', 'balms_end_to_end', 'balanced_softmax'),
+    ):
+        found = gain(groups, method, base)
+        if found:
+            told.append(text.format(whole_runs.number(*found, digits=1, sign=True)))
+    return '; '.join(told) + ' points, mean and standard error over seeds.'
+
+
+if __name__ == '__main__':
+    main()
