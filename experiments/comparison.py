@@ -19,6 +19,8 @@ from balms_jax.training.recipe import Recipe, from_config
 from balms_jax.training.records import check_workdir
 
 console = rich.console.Console(highlight=False, soft_wrap=True)
+# Methods of one stage, which others begin with.
+END_TO_END = ('softmax', 'balanced_softmax', 'softmax_cbs')
 # The page has more columns than a terminal.
 SHOWN = ('method', 'seeds', 'top-1 %', 'many %', 'medium %', 'few %', 'ECE %')
 
@@ -32,8 +34,7 @@ def compare(
 ) -> Path:
     """Trains every method with every seed, and writes what came of it.
 
-    Methods whose first stage is that of ``softmax`` take it from the run of their seed, where there
-    is one.
+    A first stage that a finished run of the seed has taken end to end is taken over from it.
 
     Args:
         config: gives a method's config.
@@ -81,23 +82,27 @@ def train_all(
 ) -> list[Path]:
     """Trains what is not trained yet; returns every run's directory."""
     recipes = {method: from_config(config(method)) for method in methods}  # Refused now, or never.
-    softmax, run_dirs = from_config(config('softmax')), []
+    begun = {name: from_config(config(name)) for name in END_TO_END}
+    run_dirs = []
     for method in methods:
         for seed in seeds:
             run_dir = folder / f'{method}-{seed}'
             run_dirs.append(run_dir)
             values = config(method)
             values.seed = seed
-            if (run_dir / 'evaluation.json').exists():
+            if _is_finished(run_dir):
                 check_workdir(run_dir, values.to_dict())
                 continue
-            backbone = folder / f'softmax-{seed}'
-            shares = method != 'softmax' and _begins_alike(recipes[method], softmax)
+            donors = [
+                folder / f'{name}-{seed}'
+                for name, recipe in begun.items()
+                if name != method and _begins_alike(recipes[method], recipe)
+            ]
             job.train(
                 from_config(values),
                 run_dir,
                 config=values.to_dict(),
-                stage_1_from=backbone if shares and backbone.exists() else None,
+                stage_1_from=next((run for run in donors if _is_finished(run)), None),
                 progress=Progress(title=f'{method}, seed {seed},'),
             )
     return run_dirs
@@ -105,3 +110,7 @@ def train_all(
 
 def _begins_alike(a: Recipe, b: Recipe) -> bool:
     return (a.data, a.model, a.stage_1) == (b.data, b.model, b.stage_1)
+
+
+def _is_finished(run: Path) -> bool:
+    return (run / 'evaluation.json').exists()

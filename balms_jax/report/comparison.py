@@ -25,6 +25,8 @@ METHOD_NAMES = {
     'meta_reweighter': 'Balanced Softmax + Meta Reweighter',
     'balms': 'BALMS',
     'balms_end_to_end': 'BALMS, end to end',
+    'balanced_softmax_on_balanced_features': 'Balanced Softmax on its own features',
+    'balanced_softmax_on_cbs_features': 'Balanced Softmax on CBS features',
     'post_hoc_adjustment': 'Logit adjustment, post hoc',
     'inverse_frequency': 'Inverse-frequency weights',
     'class_balanced': 'Class-balanced weights',

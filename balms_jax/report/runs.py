@@ -32,6 +32,7 @@ _PER_CLASS = (
     'sampling_rates',
     'class_probabilities',
     'loss_weights',
+    'log_adjustment',
 )
 
 

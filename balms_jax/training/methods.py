@@ -22,6 +22,7 @@ class Method:
     loss: Loss  # of the stage whose network is tested
     second: str = ''  # what a second stage trains: classifier, scales or all; nothing: one stage
     first: Loss = PLAIN  # of the first stage where there are two
+    first_draws: str = 'shuffled'
     draws: str = 'shuffled'
     rebalancer: str = 'none'
     mixup: float = 0.0
@@ -69,6 +70,15 @@ METHODS: dict[str, Method] = {
     ),
     'balms_end_to_end': Method(
         'Balanced Softmax and the Meta Sampler in one stage', BALANCED, rebalancer='meta_sampler'
+    ),
+    'balanced_softmax_on_balanced_features': Method(
+        'Balanced Softmax on features of Balanced Softmax', BALANCED, 'classifier', BALANCED
+    ),
+    'balanced_softmax_on_cbs_features': Method(
+        'Balanced Softmax on features of class-balanced sampling',
+        BALANCED,
+        'classifier',
+        first_draws='class_balanced',
     ),
     'post_hoc_adjustment': Method(
         'plain softmax, its logits adjusted at test', PLAIN, post_hoc_tau=1.0
@@ -167,7 +177,8 @@ def apply(method: str, base: Recipe) -> Recipe:
         )
 
     if row.second:
-        first = fill(base.stage_1, {'loss': row.first}, rebalancer='none')
+        begun = {'loss': row.first, 'draws': row.first_draws}
+        first = fill(base.stage_1, begun, rebalancer='none')
         second = fill(base.stage_2, {**tested, 'trains': row.second}, **meta)
     else:
         first = fill(base.stage_1, tested, **meta)

@@ -118,12 +118,14 @@ def places(programs: Programs, warm_steps: int) -> dict[str, Place]:
     found = {'initial': Place(subject.params, subject.stats, [])}
     run, place = programs.inner('reverse', 'float32'), found['initial']
     params, psi, _, stats, _ = programs.data('float32', place)
-    opt_state, earlier = WARM.init(params), []
+    # Without batch statistics nothing holds a deep network's first steps back.
+    warm = optax.chain(optax.clip_by_global_norm(1.0), WARM) if subject.independent else WARM
+    opt_state, earlier = warm.init(params), []
     for step in range(warm_steps):
         batch = programs.data('float32', place, 1 + step % (len(subject.batches) - 1))[2]
         grads, _, stats = run(params, psi, batch, stats, _zeros(params))
         earlier.append((params, grads))
-        updates, opt_state = WARM.update(grads, opt_state, params)
+        updates, opt_state = warm.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
     params, stats = cast((params, stats), jnp.float64)
     found['warm'] = Place(params, stats, earlier)

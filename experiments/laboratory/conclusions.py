@@ -181,7 +181,7 @@ def advice(parts: Parts) -> list[dict[str, str]]:
         table.append(
             {
                 'question': 'Which step for a difference?',
-                'use': 'the default where the loss is smooth; 1e-5 where it has kinks',
+                'use': 'the default, √ε; a tenth of it in a deep rectified network; float32',
                 'because': f'best steps of central ones in float32, and their errors: {words}',
             }
         )
@@ -288,8 +288,8 @@ def does_not_work(parts: Parts) -> list[str]:
         words = ', '.join(f'{name} {error:.0%}' for name, error in half.items())
         worst = max(rows.items(), key=lambda item: _gain(item[1]))
         found.append(
-            'The default step of a central difference, where the loss has kinks: in float32 it '
-            f'errs {_gain(worst[1]):.0f} times as much as the best step does for '
+            'The default step of a central difference is not the best for each problem: in '
+            f'float32 it errs {_gain(worst[1]):.0f} times as much as the best step would for '
             f'{worst[0].split("/")[0]}.'
         )
         found.append(

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from experiments import (
+    feature_sources,
+    instance_or_class,
+    learned_adjustment,
     learned_rates,
     marginal_likelihood,
     over_balance,
@@ -17,7 +20,15 @@ from experiments import (
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 QUESTIONS = {
     module.__name__.split('.')[-1]: module
-    for module in (over_balance, marginal_likelihood, learned_rates, with_and_without)
+    for module in (
+        over_balance,
+        marginal_likelihood,
+        learned_rates,
+        with_and_without,
+        feature_sources,
+        instance_or_class,
+        learned_adjustment,
+    )
 }
 
 

@@ -1,0 +1,73 @@
+"""Which features suit which classifier? First stages crossed with second ones: Table 8.
+
+Command   python -m experiments.feature_sources --data_dir data [--scale cpu]
+Scales    smoke, cpu and paper, as of experiments/ablation.py, whose runs it shares
+Cost      cpu: half an hour on two CPU cores if no run is there yet
+Ends in   experiments/results/feature_sources/page.html
+Measures  top-1 accuracy of classifiers retrained on the frozen features of three first stages
+Expected  features of plain softmax are best, those of class-balanced sampling worst. Published
+          (CIFAR-10-LT, imbalance factor 200): softmax then softmax 69.5, with CBS 76.6, then
+          Balanced Softmax 78.5; Balanced Softmax twice 77.0; after CBS 68.2
+"""
+
+from balms_jax.report.comparison import Replicates
+from experiments import whole_runs
+
+SOURCES = {  # method: (the features', the classifier's)
+    'softmax_decoupled': ('softmax', 'softmax'),
+    'softmax_decoupled_cbs': ('softmax', 'softmax + CBS'),
+    'balanced_softmax_decoupled': ('softmax', 'Balanced Softmax'),
+    'balanced_softmax_on_balanced_features': ('Balanced Softmax', 'Balanced Softmax'),
+    'balanced_softmax_on_cbs_features': ('softmax + CBS', 'Balanced Softmax'),
+}
+# Their own rows are not shown: the others take over their first stages.
+BEGINNINGS = ('softmax', 'balanced_softmax', 'softmax_cbs')
+PUBLISHED = dict(zip(SOURCES, (69.5, 76.6, 78.5, 77.0, 68.2), strict=True))
+FEW = ('balanced_softmax_decoupled', 'balanced_softmax_on_cbs_features')
+
+
+def main() -> None:
+    """Runs the experiment."""
+    options = whole_runs.options_of(
+        __doc__,
+        'feature_sources',
+        (*BEGINNINGS, *SOURCES),
+        FEW,
+        factors={'paper': (200.0,)},
+    )
+    trained = whole_runs.train(options)
+    runs = [run for run in trained if run.facts['method'] in SOURCES]
+    groups, figures = whole_runs.figures_of(runs)
+    rows = [row(group) for group in groups]
+    title = 'Which features, which classifier?'
+    drawn = figures.accuracy()[:2]
+    whole_runs.write_page(options, 'feature_sources', title, answer(groups), rows, drawn, runs)
+
+
+def row(group: Replicates) -> dict[str, str]:
+    """A pair of stages, and its accuracies."""
+    method = group.first.facts['method']
+    features, classifier = SOURCES[method]
+    return {
+        'features of': features,
+        'classifier by': classifier,
+        'top-1 %': whole_runs.number(*group.statistics('top1'), scale=100, digits=1),
+        'few %': whole_runs.number(*group.statistics('few'), scale=100, digits=1),
+        'published %, IF 200': f'{PUBLISHED[method]:.1f}',
+    }
+
+
+def answer(groups: list[Replicates]) -> str:
+    """In words: with Balanced Softmax as the classifier, whose features are best."""
+    found = {
+        SOURCES[group.first.facts['method']][0]: 100 * float(group.statistics('top1')[0])
+        for group in groups
+        if SOURCES[group.first.facts['method']][1] == 'Balanced Softmax'
+    }
+    ordered = sorted(found, key=found.__getitem__, reverse=True)
+    told = ', '.join(f'of {name} {found[name]:.1f} %' for name in ordered)
+    return f'With Balanced Softmax as the classifier, by features: {told}.'
+
+
+if __name__ == '__main__':
+    main()

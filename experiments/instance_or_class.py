@@ -1,0 +1,84 @@
+"""Is a weight for every example better than a rate for every class? R2Q2 of the reply.
+
+Command   python -m experiments.instance_or_class --data_dir data [--scale cpu]
+Scales    smoke, cpu and paper, as of experiments/ablation.py, whose runs it shares
+Cost      cpu: half an hour on two CPU cores if no run is there yet
+Ends in   experiments/results/instance_or_class/page.html
+Measures  accuracy, its spread over seeds, how many numbers are learned, and images a second in the
+          second stage, on cached features but for Jamal et al., who train the whole network
+Expected  rates of classes are as accurate, steadier over seeds, and learn far fewer numbers
+"""
+
+import json
+
+import jax
+import numpy as np
+
+from balms_jax.rebalancers import REBALANCERS
+from balms_jax.report import Run
+from balms_jax.report.comparison import Replicates
+from experiments import whole_runs
+
+BY_CLASS = ('balms', 'meta_reweighter', 'softmax_decoupled_meta_sampler')
+BY_EXAMPLE = ('learning_to_reweight', 'meta_weight_net', 'class_balanced_domain_adaptation')
+METHODS = ('softmax', *BY_CLASS, *BY_EXAMPLE)
+FEW = ('balms', 'learning_to_reweight')
+
+
+def main() -> None:
+    """Runs the experiment."""
+    options = whole_runs.options_of(__doc__, 'instance_or_class', METHODS, FEW)
+    runs = [run for run in whole_runs.train(options) if run.facts['method'] != 'softmax']
+    groups, figures = whole_runs.figures_of(runs)
+    rows = [row(group) for group in groups]
+    title = 'Weights of examples, or rates of classes?'
+    drawn = figures.accuracy()[:2]
+    whole_runs.write_page(options, 'instance_or_class', title, answer(groups), rows, drawn, runs)
+
+
+def learned_numbers(run: Run) -> str:
+    """How many numbers the meta-gradient goes to: ψ's, or one for each drawn example."""
+    meta = list(run.config[name] for name, _ in run.stages)[-1]['meta']
+    psi = REBALANCERS[meta['rebalancer']](run.class_counts).psi
+    size = sum(leaf.size for leaf in jax.tree.leaves(psi))
+    return f'{size:,}' if size else 'one an example, none kept'
+
+
+def images_per_second(run: Run) -> float:
+    """Of the last stage, the median over its checkpoints."""
+    lines = [json.loads(line) for line in (run.path / 'throughput.jsonl').read_text().splitlines()]
+    last = [line['images_per_second'] for line in lines if line['stage'] == run.stages[-1][0]]
+    return float(np.median(last))
+
+
+def row(group: Replicates) -> dict[str, str]:
+    """A method in numbers."""
+    speeds = np.array([images_per_second(run) for run in group.runs])
+    by_class = group.first.facts['method'] in BY_CLASS
+    return {
+        'method': group.label,
+        'learns for': 'classes' if by_class else 'examples',
+        'learned numbers': learned_numbers(group.first),
+        'top-1 %': whole_runs.number(*group.statistics('top1'), scale=100, digits=1),
+        'few %': whole_runs.number(*group.statistics('few'), scale=100, digits=1),
+        'images/s': f'{speeds.mean():,.0f}',
+    }
+
+
+def answer(groups: list[Replicates]) -> str:
+    """In words: the best of either kind, and their spreads."""
+    told = []
+    for kind, names in (('classes', BY_CLASS), ('examples', BY_EXAMPLE)):
+        found = [group for group in groups if group.first.facts['method'] in names]
+        if found:
+            best = max(found, key=lambda group: float(group.statistics('top1')[0]))
+            mean, spread = best.statistics('top1')
+            told.append(
+                f'Of those that learn for {kind}, {best.label} is first with '
+                f'{whole_runs.number(mean, spread, scale=100, digits=1)} %'
+            )
+    return '. '.join(told) + '.'
+
+
+if __name__ == '__main__':
+    main()
