@@ -29,6 +29,7 @@ from experiments.cost_steps import (
 )
 
 TORCH_STEPS = Path(__file__).parent / 'torch_higher.py'
+LONG_STEP = 0.05  # Seconds; shorter ones on cached features are timed many in a call.
 TIMED_BYTES = 4 * 2**30  # A step of more temporary memory is compiled, and not run.
 
 Values: TypeAlias = dict[str, Any]
@@ -149,9 +150,10 @@ def _can_run(row: Values | None) -> bool:
 
 def _run_of(setting: AnySetting, compiled: jax.stages.Compiled) -> Callable[[], float]:
     """Seconds of a step."""
-    if not isinstance(setting, Setting) or setting.place != CACHED:
-        return _timer(compiled, arguments_of(setting))
-    # A call alone takes longer than such a step: many are one call, in training as here.
+    alone = _timer(compiled, arguments_of(setting))
+    if not isinstance(setting, Setting) or setting.place != CACHED or alone() > LONG_STEP:
+        return alone
+    # A call takes longer than such a step: many are one call, in training as here.
     seconds = _timer(compile_scanned(setting), arguments_of(setting))
     return lambda: seconds() / SCANNED
 

@@ -94,7 +94,7 @@ def distance(a, b):
     widths=st.lists(st.integers(1, 4), max_size=2),
     batch=st.integers(2, 6),
     loss=st.sampled_from(sorted(LOSSES)),
-    rebalancer=st.sampled_from(sorted(rebalancers.REBALANCERS)),
+    rebalancer=st.sampled_from(['meta_reweighter', 'meta_sampler']),
     optimizer=st.sampled_from(sorted(OPTIMIZERS)),
     double=st.booleans(),
 )
