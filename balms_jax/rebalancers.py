@@ -367,3 +367,5 @@ REBALANCERS: dict[str, Callable[..., Rebalancer]] = {
     'meta_weight_net': meta_weight_net,
     'class_balanced_domain_adaptation': class_balanced_domain_adaptation,
 }
+ONE_BY_ONE = ('learning_to_reweight', 'class_balanced_domain_adaptation')
+"""Those that read the meta-gradient of every example's weight."""

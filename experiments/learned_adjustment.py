@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from balms_jax.report import Run
-from balms_jax.report.comparison import Replicates
+from balms_jax.report.comparison import Replicates, format_statistic
 from balms_jax.report.figure_style import COUNT_COLORS, FAINT, WIDE, new_figure, styled
 from balms_jax.report.html import embedded
 from experiments import whole_runs
@@ -64,9 +64,9 @@ def row(group: Replicates) -> dict[str, str]:
     learned = group.first.facts['method'] == 'learned_adjustment'
     told, correlation = '–', '–'
     if learned:
-        told = whole_runs.number(*over_seeds([slope(run) for run in group.runs]))
+        told = whole_runs.number(*whole_runs.over_seeds([slope(run) for run in group.runs]))
         correlation = whole_runs.number(
-            *over_seeds(
+            *whole_runs.over_seeds(
                 [
                     float(np.corrcoef(final_adjustment(run), derived_adjustment(run))[0, 1])
                     for run in group.runs
@@ -77,8 +77,8 @@ def row(group: Replicates) -> dict[str, str]:
         'method': group.label,
         'slope of log ξ against log n': told,
         'correlation': correlation,
-        'top-1 %': whole_runs.number(*group.statistics('top1'), scale=100, digits=1),
-        'few %': whole_runs.number(*group.statistics('few'), scale=100, digits=1),
+        'top-1 %': format_statistic(group, 'top1'),
+        'few %': format_statistic(group, 'few'),
     }
 
 
@@ -86,11 +86,11 @@ def answer(groups: list[Replicates]) -> str:
     """In words: how far the search went, and what that is worth."""
     by_method = {group.first.facts['method']: group for group in groups}
     learned = by_method['learned_adjustment']
-    slopes = [slope(run) for run in learned.runs]
+    slopes = whole_runs.number(*whole_runs.over_seeds([slope(run) for run in learned.runs]))
     accuracy = {name: 100 * float(g.statistics('top1')[0]) for name, g in by_method.items()}
     told = (
-        f'The search ends at a slope of {whole_runs.number(*over_seeds(slopes))} of log ξ against '
-        f'log n, where the derivation gives 1; its accuracy is {accuracy["learned_adjustment"]:.1f}'
+        f'The search ends at a slope of {slopes} of log ξ against log n, '
+        f'where the derivation gives 1; its accuracy is {accuracy["learned_adjustment"]:.1f}'
     )
     others = [
         f'{accuracy[name]:.1f} % of {by_method[name].label}'
@@ -98,11 +98,6 @@ def answer(groups: list[Replicates]) -> str:
         if name in accuracy
     ]
     return f'{told} %, beside {" and ".join(others)}.'
-
-
-def over_seeds(values: list[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; NaN for one."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
 
 
 @styled

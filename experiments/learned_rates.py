@@ -13,7 +13,7 @@ Expected  rates rise towards the tail beside softmax, whose loss leaves the imba
 
 import numpy as np
 
-from balms_jax.report.comparison import Replicates
+from balms_jax.report.comparison import Replicates, format_statistic
 from experiments import whole_runs
 
 METHODS = ('softmax_decoupled_meta_sampler', 'balms')
@@ -49,10 +49,10 @@ def row(group: Replicates) -> dict[str, str]:
     rates = final_rates(group)
     return {
         'method': group.label,
-        'variance over classes': whole_runs.number(*_over_seeds(rates.var(1)), digits=3),
-        'rate of the largest class': whole_runs.number(*_over_seeds(rates[:, 0])),
-        'rate of the smallest class': whole_runs.number(*_over_seeds(rates[:, -1])),
-        'top-1 %': whole_runs.number(*group.statistics('top1'), scale=100, digits=1),
+        'variance over classes': whole_runs.number(*whole_runs.over_seeds(rates.var(1)), digits=3),
+        'rate of the largest class': whole_runs.number(*whole_runs.over_seeds(rates[:, 0])),
+        'rate of the smallest class': whole_runs.number(*whole_runs.over_seeds(rates[:, -1])),
+        'top-1 %': format_statistic(group, 'top1'),
     }
 
 
@@ -69,10 +69,6 @@ def answer(groups: list[Replicates]) -> str:
         ratio = final_rates(groups[0]).var(1).mean() / final_rates(groups[1]).var(1).mean()
         told.append(f'Beside softmax the variance is {ratio:.1f} times that beside the other.')
     return ' '.join(told)
-
-
-def _over_seeds(values: np.ndarray) -> tuple[float, float]:
-    return float(values.mean()), float(values.std(ddof=1)) if values.size > 1 else float('nan')
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ Expected  softmax favours the head, EQL less so; Balanced Softmax is level; with
 
 import numpy as np
 
-from balms_jax.report.comparison import Replicates
+from balms_jax.report.comparison import Replicates, format_statistic
 from experiments import whole_runs
 
 METHODS = (
@@ -57,7 +57,7 @@ def row(group: Replicates) -> dict[str, str]:
         'largest class, C p(y)': f'{ratios[0]:.2f}',
         'smallest class, C p(y)': f'{ratios[-1]:.2f}',
         'distance from level (rms)': f'{deviation(group):.2f}',
-        'top-1 %': whole_runs.number(*group.statistics('top1'), scale=100, digits=1),
+        'top-1 %': format_statistic(group, 'top1'),
     }
 
 

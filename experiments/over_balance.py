@@ -13,6 +13,7 @@ Expected  0 without rebalancing; towards −1 with Balanced Softmax or class-bal
 
 import math
 
+from balms_jax.report.comparison import format_statistic
 from experiments import whole_runs
 
 METHODS = (
@@ -37,7 +38,7 @@ def main() -> None:
             'method': group.label,
             'exponent k': whole_runs.number(*exponents[group.first.facts['method']]),
             'distance from −1': f'{exponents[group.first.facts["method"]][0] + 1:+.2f}',
-            'top-1 %': whole_runs.number(*group.statistics('top1'), scale=100, digits=1),
+            'top-1 %': format_statistic(group, 'top1'),
         }
         for group in groups
     ]

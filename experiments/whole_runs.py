@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from balms_jax.report import Run, read_run
@@ -131,6 +132,12 @@ def write_page(
     path.write_text(document(title, body, made))
     console.print(f'page: {path}', markup=False)
     return path
+
+
+def over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Mean and sample standard deviation; NaN for one value."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return float(np.mean(values)), spread
 
 
 def number(

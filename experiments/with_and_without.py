@@ -12,7 +12,7 @@ Expected  each alone gains on softmax; both gain most; the sampler's gain is sma
 
 import numpy as np
 
-from balms_jax.report.comparison import Replicates
+from balms_jax.report.comparison import Replicates, format_statistic
 from experiments import whole_runs
 
 METHODS = (
@@ -56,7 +56,7 @@ def row(group: Replicates) -> dict[str, str]:
         'sampler': 'learned' if sampler else 'none',
         'trained': 'decoupled' if decoupled else 'end to end',
         **{
-            f'{name} %': whole_runs.number(*group.statistics(field), scale=100, digits=1)
+            f'{name} %': format_statistic(group, field)
             for name, field in {'top-1': 'top1', 'many': 'many', 'few': 'few'}.items()
         },
     }

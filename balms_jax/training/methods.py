@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from balms_jax.rebalancers import ONE_BY_ONE
 from balms_jax.training.recipe import ConfigError, Loss, Recipe, Stage
 
 PLAIN = Loss(tau=0.0)
@@ -145,8 +146,6 @@ METHODS: dict[str, Method] = {
         'Balanced Softmax with smoothed labels', Loss(tau=1.0, label_smoothing=0.1)
     ),
 }
-# Methods whose meta-gradient is that of every example's weight.
-ONE_BY_ONE = ('learning_to_reweight', 'class_balanced_domain_adaptation')
 
 
 def apply(method: str, base: Recipe) -> Recipe:

@@ -20,7 +20,7 @@ spared: which examples spare the tail their gradients, the draw of the equalizat
 
 def make_example_losses(settings: Loss, class_counts: tuple[int, ...]) -> ExampleLosses:
     """Makes the function from logits and targets to losses, class weights included."""
-    of_labels, of_class = _of_labels(settings, class_counts), class_weights(settings, class_counts)
+    of_class = class_weights(settings, class_counts)
     log_prior = priors.log_prior(np.asarray(class_counts))
 
     def example_losses(
@@ -46,7 +46,7 @@ def make_example_losses(settings: Loss, class_counts: tuple[int, ...]) -> Exampl
                 known = settings.tau * log_prior if settings.tau else jnp.zeros_like(log_prior)
                 values = loss(logits, targets, known + adjustment)
         else:
-            values = of_labels(logits, targets, spared)
+            values = _of_labels(settings, class_counts)(logits, targets, spared)
         if of_class is None:
             return values
         weights = of_class.astype(values.dtype)
@@ -95,7 +95,6 @@ def _of_labels(
         )
 
     return {
-        'balanced_softmax': focal,  # Never called.
         'focal': focal,
         'focal_sigmoid': focal_sigmoid,
         'margin': margin,

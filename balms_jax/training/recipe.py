@@ -16,7 +16,7 @@ from balms_jax import meta_gradients
 from balms_jax.data import long_tail
 from balms_jax.estimators import ESTIMATORS
 from balms_jax.models import NETWORKS
-from balms_jax.rebalancers import REBALANCERS
+from balms_jax.rebalancers import ONE_BY_ONE, REBALANCERS
 
 LOSSES = (
     'balanced_softmax',
@@ -311,8 +311,8 @@ def _check_stage(name: str, stage: Stage) -> None:
         )
     if stage.mixup:
         raise ConfigError(f'{name}.mixup: got {stage.mixup} beside a rebalancer, wanted 0')
-    one_by_one = meta.rebalancer in ('learning_to_reweight', 'class_balanced_domain_adaptation')
-    if one_by_one and meta.mode not in ('per_example', 'ghost_product'):
+    by_example = meta_gradients.MODES[meta.mode].one_step
+    if meta.rebalancer in ONE_BY_ONE and not by_example:
         raise ConfigError(
             f'{name}.meta.mode: got {meta.mode!r} for {meta.rebalancer!r}, which reads the '
             "gradient of every weight: wanted 'per_example' or 'ghost_product'"
@@ -323,7 +323,7 @@ def _check_stage(name: str, stage: Stage) -> None:
                 f'{name}.loss.name: got {stage.loss.name!r} beside a learned adjustment, wanted '
                 "'balanced_softmax', whose prior it learns"
             )
-        if meta.mode in ('per_example', 'ghost_product'):
+        if by_example:
             raise ConfigError(
                 f'{name}.meta.mode: got {meta.mode!r} for a learned adjustment, which is no weight '
                 "of examples: wanted 'forward_over_reverse', 'lean' or 'reverse'"
