@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.typing import ArrayLike
 
 
@@ -146,3 +147,37 @@ def expected_calibration_error(bins: Reliability) -> float:
     weight, confidence, accuracy = (np.asarray(a, np.float64) for a in bins)
     total = weight.sum()
     return float(np.abs(accuracy - confidence).sum() / total) if total else float('nan')
+
+
+def calibration_temperature(
+    logits: ArrayLike, labels: ArrayLike, weights: ArrayLike, temperatures: ArrayLike
+) -> float:
+    r"""The temperature at which predictions are as sure as they are right.
+
+    .. math:: T = \arg\min_{T} \sum_i w_i \, \mathrm{CE}(\eta_i / T, y_i)
+
+    Args:
+        logits: η, ``[examples, classes]``, of examples that were not trained on.
+        labels: y, ``[examples]``, integers.
+        weights: w, what each example counts, ``[examples]``.
+        temperatures: the T to choose from, ``[temperatures]``, above 0.
+
+    Returns:
+        The T of least loss; the ranking of the classes is that of the plain logits at any.
+
+    Example:
+        >>> logits, labels = jnp.array([[4.0, 0.0]] * 4), jnp.array([0, 0, 0, 1])
+        >>> round(calibration_temperature(logits, labels, jnp.ones(4), [1.0, 3.64, 10.0]), 2)
+        3.64
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks (arXiv 1706.04599), §4.2.
+    """
+    logits, labels, weights = jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(weights)
+
+    def loss(temperature: jax.Array) -> jax.Array:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits / temperature, labels)
+        return jnp.vdot(weights.astype(losses.dtype), losses)
+
+    candidates = jnp.asarray(temperatures, logits.dtype)
+    return float(candidates[jax.lax.map(loss, candidates).argmin()])

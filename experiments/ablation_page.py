@@ -15,7 +15,7 @@ from balms_jax.report.figure_style import FAINT, WIDE, method_colors, new_figure
 from balms_jax.report.html import document, embedded, table
 from experiments import published
 from experiments.published import Published
-from experiments.whole_runs import number
+from experiments.whole_runs import mean_and_error, number
 
 CLEAR = 2.0  # standard errors
 
@@ -105,17 +105,8 @@ def orderings_of(rows: Sequence[Row]) -> list[Ordering]:
             if gap <= CLEAR * max(error, 0.05):
                 continue
             differences = [x - y for x, y in zip(a.by_seed, b.by_seed, strict=True)]
-            here = sum(differences) / len(differences)
-            found.append(Ordering(a.method, b.method, gap, here, _standard_error(differences)))
+            found.append(Ordering(a.method, b.method, gap, *mean_and_error(differences)))
     return sorted(found, key=lambda ordering: -ordering.published)
-
-
-def _standard_error(values: Sequence[float]) -> float:
-    n = len(values)
-    if n < 2:
-        return math.nan
-    mean = sum(values) / n
-    return math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
 
 
 def write(runs: Sequence[Run], output: Path, scale: str) -> Path:

@@ -82,7 +82,7 @@ def train_all(
 ) -> list[Path]:
     """Trains what is not trained yet; returns every run's directory."""
     recipes = {method: from_config(config(method)) for method in methods}  # Refused now, or never.
-    begun = {name: from_config(config(name)) for name in END_TO_END}
+    begun = {name: from_config(config(name)) for name in END_TO_END} | recipes
     run_dirs = []
     for method in methods:
         for seed in seeds:

@@ -5,11 +5,13 @@ it from there; methods that begin as softmax does take over its first stage.
 """
 
 import argparse
+import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -28,6 +30,16 @@ RECIPES = {'cpu': 'short', 'paper': 'paper'}
 SMOKE_STEPS = 60
 
 
+class Variant(NamedTuple):
+    """A method with something changed; its runs go by another name."""
+
+    method: str
+    change: Callable[[ConfigDict], None]
+
+
+Variants = Mapping[str, Variant]
+
+
 def options_of(
     description: str | None,
     name: str,
@@ -35,6 +47,7 @@ def options_of(
     few: Sequence[str],
     factors: Mapping[str, Sequence[float]] | None = None,
     datasets: Mapping[str, Sequence[str]] | None = None,
+    variants: Variants | None = None,
 ) -> argparse.Namespace:
     """The command line of a question.
 
@@ -45,6 +58,7 @@ def options_of(
         few: those of the smoke scale.
         factors: imbalance factors by scale; 100 if None.
         datasets: by scale; ``cifar10`` if None.
+        variants: what the question's runs are besides the methods, by name.
 
     Returns:
         scale, datasets, imbalance_factors, methods, seeds, data_dir, folder, output, page_only.
@@ -55,7 +69,7 @@ def options_of(
     parser.add_argument('--scale', choices=('smoke', 'cpu', 'paper'), default='cpu')
     parser.add_argument('--datasets', nargs='+', choices=('cifar10', 'cifar100'))
     parser.add_argument('--imbalance_factors', nargs='+', type=float)
-    parser.add_argument('--methods', nargs='+', choices=list(METHODS))
+    parser.add_argument('--methods', nargs='+', choices=[*METHODS, *(variants or {})])
     parser.add_argument('--seeds', nargs='+', type=int)
     parser.add_argument('--data_dir', default='')
     parser.add_argument('--folder', type=Path, default=Path('runs/long_tail'), help='of the runs')
@@ -79,8 +93,9 @@ def options_of(
     return options
 
 
-def train(options: argparse.Namespace) -> list[Run]:
+def train(options: argparse.Namespace, variants: Variants | None = None) -> list[Run]:
     """Trains what is not trained yet; with ``page_only`` nothing. Ends the program on failure."""
+    of = functools.partial(_config, options.scale, options.data_dir, variants or {})
     found: list[Path] = []
     with exit_on_failure():
         for dataset in options.datasets:
@@ -90,16 +105,32 @@ def train(options: argparse.Namespace) -> list[Run]:
                     wanted = [folder / f'{m}-{s}' for m in options.methods for s in options.seeds]
                     found += [run for run in wanted if (run / 'evaluation.json').exists()]
                     continue
-                config = functools.partial(
-                    _config, options.scale, dataset, factor, options.data_dir
-                )
+                config = functools.partial(of, dataset, factor)
                 found += train_all(config, options.methods, options.seeds, folder)
         return [read_run(run) for run in found]
 
 
-def figures_of(runs: Sequence[Run]) -> tuple[list[Replicates], ProblemFigures]:
-    """The runs of one long tail by method, and what can be drawn of them."""
-    groups = group_runs(runs)
+def name_of(run: Run) -> str:
+    """The method, or the variant of one, that a run was trained as."""
+    return run.path.name.rpartition('-')[0]
+
+
+def figures_of(
+    runs: Sequence[Run], labels: Mapping[str, str] | None = None
+) -> tuple[list[Replicates], ProblemFigures]:
+    """The runs of one long tail by method, and what can be drawn of them.
+
+    Args:
+        runs: finished ones.
+        labels: what to call those trained as a method or variant; the method's own name if absent.
+
+    Returns:
+        Groups of runs that differ in their seed alone, and their figures.
+    """
+    groups = [
+        dataclasses.replace(group, label=(labels or {}).get(name_of(group.first), group.label))
+        for group in group_runs(runs)
+    ]
     colors = method_colors({group.label: group.first.facts['method'] for group in groups})
     return groups, ProblemFigures(groups, colors)
 
@@ -140,6 +171,21 @@ def over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return float(np.mean(values)), spread
 
 
+def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error, NaN for one value."""
+    mean, spread = over_seeds(values)
+    return mean, spread / math.sqrt(len(values))
+
+
+def gain(group: Replicates, base: Replicates, field: str = 'top1') -> tuple[float, float]:
+    """Points from one method to another, paired by seed: mean and standard error."""
+    ours, theirs = (
+        {run.facts['seed']: 100 * float(run.final[field]) for run in each.runs}
+        for each in (group, base)
+    )
+    return mean_and_error([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs)])
+
+
 def number(
     mean: float, spread: float, *, scale: float = 1, digits: int = 2, sign: bool = False
 ) -> str:
@@ -151,16 +197,25 @@ def number(
 
 
 def _config(
-    scale: str, dataset: str, imbalance_factor: float, data_dir: str, method: str
+    scale: str,
+    data_dir: str,
+    variants: Variants,
+    dataset: str,
+    imbalance_factor: float,
+    name: str,
 ) -> ConfigDict:
+    variant = variants.get(name)
+    method = variant.method if variant else name
     if scale == 'smoke':
         values = digits_lt.get_config(f'method={method},imbalance_factor={imbalance_factor}')
         for stage in (values.stage_1, values.stage_2):
             stage.steps = min(stage.steps, SMOKE_STEPS)
-        return values
-    values = cifar_lt.get_config(
-        f'dataset={dataset},imbalance_factor={imbalance_factor},method={method},'
-        f'recipe={RECIPES[scale]}'
-    )
-    values.data.data_dir = data_dir
+    else:
+        values = cifar_lt.get_config(
+            f'dataset={dataset},imbalance_factor={imbalance_factor},method={method},'
+            f'recipe={RECIPES[scale]}'
+        )
+        values.data.data_dir = data_dir
+    if variant:
+        variant.change(values)
     return values

@@ -10,8 +10,6 @@ Expected  each alone gains on softmax; both gain most; the sampler's gain is sma
           Balanced Softmax, which leaves it little to balance
 """
 
-import numpy as np
-
 from balms_jax.report.comparison import Replicates, format_statistic
 from experiments import whole_runs
 
@@ -62,24 +60,9 @@ def row(group: Replicates) -> dict[str, str]:
     }
 
 
-def gain(groups: list[Replicates], method: str, base: str) -> tuple[float, float] | None:
-    """Points from one method to another, paired by seed: mean and standard error."""
-    by_method = {group.first.facts['method']: group for group in groups}
-    if not {method, base} <= by_method.keys():
-        return None
-    values = [
-        {run.facts['seed']: 100 * run.final['top1'] for run in by_method[name].runs}
-        for name in (method, base)
-    ]
-    seeds = values[0].keys() & values[1].keys()
-    gaps = np.array([values[0][seed] - values[1][seed] for seed in sorted(seeds)])
-    error = gaps.std(ddof=1) / np.sqrt(gaps.size) if gaps.size > 1 else float('nan')
-    return float(gaps.mean()), float(error)
-
-
 def answer(groups: list[Replicates]) -> str:
     """In words: the gains, with their standard errors over seeds."""
-    told = []
+    told, by_method = [], {group.first.facts['method']: group for group in groups}
     for text, method, base in (
         ('Decoupled, the loss alone brings {}', 'balanced_softmax_decoupled', 'softmax_decoupled'),
         ('the sampler alone {}', 'softmax_decoupled_meta_sampler', 'softmax_decoupled'),
@@ -88,8 +71,8 @@ def answer(groups: list[Replicates]) -> str:
         ('End to end, the loss brings {}', 'balanced_softmax', 'softmax'),
         ('the sampler beside it {}', 'balms_end_to_end', 'balanced_softmax'),
     ):
-        found = gain(groups, method, base)
-        if found:
+        if {method, base} <= by_method.keys():
+            found = whole_runs.gain(by_method[method], by_method[base])
             told.append(text.format(whole_runs.number(*found, digits=1, sign=True)))
     return '; '.join(told) + ' points, mean and standard error over seeds.'
 

@@ -157,6 +157,60 @@ def mixup(
         Zhang, Cisse, Dauphin and Lopez-Paz, mixup: Beyond Empirical Risk Minimization, ICLR 2018,
         https://arxiv.org/abs/1710.09412
     """
+    _check_mixable(images, targets, alpha)
+    weight_key, partner_key = jax.random.split(key)
+    weight = jax.random.beta(weight_key, alpha, alpha, dtype=jnp.float32)
+    partners = jax.random.permutation(partner_key, images.shape[0])
+    return _mix(weight, images, images[partners]), _mix(weight, targets, targets[partners])
+
+
+def balanced_mixup(
+    key: jax.Array,
+    images: jax.Array,
+    targets: jax.Array,
+    balanced_images: jax.Array,
+    balanced_targets: jax.Array,
+    alpha: float,
+) -> tuple[jax.Array, jax.Array]:
+    r"""Mixes a little of a class-balanced batch into an instance-balanced one.
+
+    .. math::
+        \tilde x_i = (1 - \lambda) x_i + \lambda x'_i, \quad
+        \tilde t_i = (1 - \lambda) t_i + \lambda t'_i, \quad
+        \lambda \sim \mathrm{Beta}(\alpha, 1)
+
+    with one λ, of mean α / (1 + α), for the whole batch.
+
+    Args:
+        key: PRNG key.
+        images: drawn as often as the classes are, ``[batch, ...]``, floating point.
+        targets: each example's distribution over the classes, ``[batch, classes]``, floating point.
+        balanced_images: x′, drawn from all classes alike, of the shape and type of ``images``.
+        balanced_targets: t′, of the shape and type of ``targets``.
+        alpha: α > 0; near 0 hardly mixes.
+
+    Returns:
+        The mixed images and targets, of the shapes and types given.
+
+    Raises:
+        ValueError: as :func:`mixup`, or if the two batches differ in shape.
+
+    References:
+        Galdran, Carneiro and González Ballester, Balanced-MixUp for Highly Imbalanced Medical
+        Image Classification, MICCAI 2021, https://arxiv.org/abs/2109.09850
+    """
+    _check_mixable(images, targets, alpha)
+    for name, ours, theirs in (
+        ('balanced_images', images, balanced_images),
+        ('balanced_targets', targets, balanced_targets),
+    ):
+        if ours.shape != theirs.shape:
+            raise ValueError(f'{name}: got shape {theirs.shape}, wanted {ours.shape}')
+    weight = 1 - jax.random.beta(key, alpha, 1.0, dtype=jnp.float32)
+    return _mix(weight, images, balanced_images), _mix(weight, targets, balanced_targets)
+
+
+def _check_mixable(images: jax.Array, targets: jax.Array, alpha: float) -> None:
     for name, array in (('images', images), ('targets', targets)):
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f'{name}: got {array.dtype}, wanted floating point')
@@ -164,15 +218,11 @@ def mixup(
         raise ValueError(f'targets: got shape {targets.shape}, wanted [{images.shape[0]}, classes]')
     if not alpha > 0:
         raise ValueError(f'alpha: got {alpha}, wanted a positive number')
-    weight_key, partner_key = jax.random.split(key)
-    weight = jax.random.beta(weight_key, alpha, alpha, dtype=jnp.float32)
-    partners = jax.random.permutation(partner_key, images.shape[0])
 
-    def mix(values: jax.Array) -> jax.Array:
-        share = weight.astype(values.dtype)
-        return share * values + (1 - share) * values[partners]
 
-    return mix(images), mix(targets)
+def _mix(weight: jax.Array, values: jax.Array, partners: jax.Array) -> jax.Array:
+    share = weight.astype(values.dtype)
+    return share * values + (1 - share) * partners
 
 
 def cifar_augmentation(key: jax.Array, images: jax.Array) -> jax.Array:

@@ -215,6 +215,42 @@ def long_tailed_subset(
     return np.concatenate(kept).astype(np.int64)
 
 
+def held_out(class_counts: ArrayLike, share: float, seed: int) -> NDArray[np.bool_]:
+    """Draws which examples of a long-tailed subset are kept from training, for validation.
+
+    Of a class of n examples, ``share`` × n rounded, but at least one.
+
+    Args:
+        class_counts: n, ``[classes]``, of a subset sorted by class.
+        share: above 0, below 1.
+        seed: of the draw.
+
+    Returns:
+        True for what is held out, ``[n_0 + … + n_{C−1}]``.
+
+    Raises:
+        ValueError: if the share is out of its range, or a class would have nothing left.
+
+    Example:
+        >>> held_out([4, 2], share=0.25, seed=0)
+        array([False,  True, False, False, False,  True])
+    """
+    counts = np.asarray(class_counts)
+    if not 0 < share < 1:
+        raise ValueError(f'held_out: got {share}, wanted a share above 0 and below 1')
+    taken = np.maximum(1, np.rint(share * counts)).astype(np.int64)
+    if np.any(taken >= counts):
+        j = int(np.flatnonzero(taken >= counts)[0])
+        raise ValueError(
+            f'held_out: class {j} holds {counts[j]} examples, of which {taken[j]} would be held '
+            'out: nothing is left to train on'
+        )
+    rng = np.random.default_rng(operator.index(seed))
+    return np.concatenate(
+        [rng.permutation(np.arange(n) < m) for n, m in zip(counts, taken, strict=True)]
+    )
+
+
 def _whole(counts: NDArray[np.float64]) -> NDArray[np.int64]:
     """Rounds down, but 49.99999999999999 is the 50 that float arithmetic missed."""
     return np.floor(counts * (1 + 1e-12)).astype(np.int64)

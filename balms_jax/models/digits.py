@@ -2,18 +2,21 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 
 class DigitsNet(nn.Module):
     """Two 3 × 3 convolutions with batch norm, the second of stride 2, and a hidden layer."""
 
     width: int = 16
+    branches: tuple[str, ...] = ()  # Each a hidden layer of its own; none: one for all.
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """[batch, 8, 8, 1] → features [batch, 4 · width]."""
+        """[batch, 8, 8, 1] → features [batch, 4 · width], of each branch."""
         x = images
         for planes, stride in ((self.width, 1), (2 * self.width, 2)):
             x = nn.Conv(planes, (3, 3), (stride, stride), use_bias=False)(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
-        return nn.relu(nn.Dense(4 * self.width)(x.reshape(x.shape[0], -1)))
+        x, names = x.reshape(x.shape[0], -1), self.branches or (None,)
+        return nn.relu(jnp.concatenate([nn.Dense(4 * self.width, name=n)(x) for n in names], -1))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 
-from balms_jax.models.classifiers import Cosine, Linear
+from balms_jax.models.classifiers import BRANCHES, Bilateral, Cosine, Experts, Linear
 from balms_jax.models.digits import DigitsNet
 from balms_jax.models.imagenet_resnet import ImageNetResNet
 from balms_jax.models.resnet import CifarResNet
@@ -35,13 +35,19 @@ class Network(NamedTuple):
     features: Callable[[PyTree, PyTree, jax.Array, bool], tuple[jax.Array, PyTree]]
     """(params['backbone'], batch_stats, images, train) → ([batch, features], batch_stats)"""
     logits: Callable[[PyTree, jax.Array], jax.Array]
-    """(params['classifier'], features) → [batch, classes]"""
+    """(params['classifier'], features) → [batch, classes], or [batch, experts, classes]"""
     init_classifier: Callable[[jax.Array, jax.Array], PyTree]
     """(key, features) → a fresh params['classifier']"""
 
 
 def build(
-    name: str, num_classes: int, *, width: int = 0, classifier: str = 'linear', scale: float = 16.0
+    name: str,
+    num_classes: int,
+    *,
+    width: int = 0,
+    classifier: str = 'linear',
+    scale: float = 16.0,
+    experts: int = 3,
 ) -> Network:
     """Builds a network.
 
@@ -50,8 +56,10 @@ def build(
         num_classes: C.
         width: channels of the first convolution, which all others are multiples of; 0: as many as
             the network usually has, 16 or, for ImageNet, 64.
-        classifier: ``'linear'`` or ``'cosine'``.
+        classifier: ``'linear'``, ``'cosine'``, ``'experts'``, or ``'bilateral'``, before which the
+            backbone ends in two branches, a uniform and a reversed one.
         scale: s of the cosine classifier.
+        experts: how many linear classifiers 'experts' holds.
 
     Returns:
         Its functions.
@@ -61,11 +69,20 @@ def build(
     """
     if name not in NETWORKS:
         raise ValueError(f'model.name: got {name!r}, wanted one of {", ".join(NETWORKS)}')
-    heads = {'linear': Linear(num_classes), 'cosine': Cosine(num_classes, scale)}
+    heads = {
+        'linear': Linear(num_classes),
+        'cosine': Cosine(num_classes, scale),
+        'experts': Experts(num_classes, experts),
+        'bilateral': Bilateral(num_classes),
+    }
     if classifier not in heads:
         raise ValueError(f'model.classifier: got {classifier!r}, wanted one of {", ".join(heads)}')
     usual, head = NETWORKS[name], heads[classifier]
     backbone = usual.clone(width=width) if width else usual
+    if classifier == 'bilateral':
+        if not hasattr(usual, 'branches'):
+            raise ValueError(f'model.name: got {name!r}, which has no branches for a bilateral one')
+        backbone = backbone.clone(branches=BRANCHES)
 
     def init(key: jax.Array, images: jax.Array) -> tuple[PyTree, PyTree]:
         backbone_key, head_key = jax.random.split(key)

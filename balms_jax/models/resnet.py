@@ -38,16 +38,20 @@ class CifarResNet(nn.Module):
 
     depth: int = 32
     width: int = 16
+    branches: tuple[str, ...] = ()  # Each a last block of its own; none: one for all.
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """[batch, height, width, channels] → features [batch, 4 · width]."""
+        """[batch, height, width, channels] → features [batch, 4 · width], of each branch."""
         x = nn.relu(batch_norm(train)(_conv(self.width)(images)))
-        for group in range(3):
-            for block in range((self.depth - 2) // 6):
-                stride = 2 if group and not block else 1
-                x = Block(self.width * 2**group, stride)(x, train)
-        return x.mean((1, 2))
+        places = [(group, block) for group in range(3) for block in range((self.depth - 2) // 6)]
+        for group, block in places[:-1]:
+            x = self._block(group, block)(x, train)
+        ends = [self._block(*places[-1], name)(x, train) for name in self.branches or (None,)]
+        return jnp.concatenate(ends, -1).mean((1, 2))
+
+    def _block(self, group: int, block: int, name: str | None = None) -> Block:
+        return Block(self.width * 2**group, 2 if group and not block else 1, name=name)
 
 
 def _conv(planes: int, stride: int = 1) -> nn.Conv:

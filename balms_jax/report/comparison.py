@@ -43,6 +43,13 @@ METHOD_NAMES = {
     'learning_to_reweight': 'L2RW',
     'meta_weight_net': 'Meta-Weight-Net',
     'class_balanced_domain_adaptation': 'Jamal et al.',
+    'tau_normalized': 'τ-normalised',
+    'nearest_class_mean': 'Nearest class mean',
+    'bilateral_branch': 'BBN',
+    'balanced_softmax_experts': 'Balanced Softmax, three τ',
+    'balanced_softmax_averaged': 'Balanced Softmax + EMA',
+    'balanced_softmax_calibrated': 'Balanced Softmax, calibrated',
+    'balanced_mixup': 'Balanced mixup',
     'balanced_softmax_mixup': 'Balanced Softmax + mixup',
     'balanced_softmax_smoothing': 'Balanced Softmax + smoothing',
 }

@@ -1,5 +1,6 @@
 """Checkpoints of a stage: atomic, the last few kept, tied to the run and data they belong to."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from balms_jax.training.recipe import Recipe
 from balms_jax.training.state import TrainState
 
 PyTree = Any
@@ -139,12 +141,17 @@ def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def describe_differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Names what two flat identities differ in; empty if in nothing."""
+    """Names what two flat identities differ in; empty if in nothing.
+
+    A setting that the version of ``found`` did not know yet had its default then.
+    """
+    defaults = flatten(dataclasses.asdict(Recipe()))
+    there = {key: defaults[key] for key in wanted.keys() & defaults.keys()} | found
     absent = 'nothing'
     return ', '.join(
-        f'{key} is {found.get(key, absent)!r} there and {wanted.get(key, absent)!r} here'
-        for key in sorted(found.keys() | wanted.keys())
-        if found.get(key, absent) != wanted.get(key, absent)
+        f'{key} is {there.get(key, absent)!r} there and {wanted.get(key, absent)!r} here'
+        for key in sorted(there.keys() | wanted.keys())
+        if there.get(key, absent) != wanted.get(key, absent)
     )
 
 

@@ -43,6 +43,7 @@ def make_evaluator(
     test_priors: tuple[str, ...],
     post_hoc_tau: float,
     batch_size: int,
+    temperature: float = 1.0,
 ) -> Callable[[PyTree, np.ndarray, np.ndarray, np.ndarray], dict[str, dict[str, Any]]]:
     """Makes the function that evaluates a network.
 
@@ -52,6 +53,7 @@ def make_evaluator(
         test_priors: names, as in :func:`named_log_priors`.
         post_hoc_tau: τ of post-hoc logit adjustment by the training prior; 0 for none.
         batch_size: examples in a compiled call; the last batch is padded and masked.
+        temperature: T that the logits are divided by, after any change of prior.
 
     Returns:
         (variables, inputs, labels, learned log prior) → for each test prior the record of the final
@@ -77,7 +79,7 @@ def make_evaluator(
             changed = losses.change_prior(
                 raw, trained_log_prior=removed, test_log_prior=log_prior - log_prior.max()
             )
-            log_probabilities = jax.nn.log_softmax(changed)
+            log_probabilities = jax.nn.log_softmax(changed / temperature)
             probabilities, predicted = jnp.exp(log_probabilities), changed.argmax(-1)
             at_label = jnp.take_along_axis(log_probabilities, labels[:, None], 1)[:, 0]
             classes = changed.shape[-1]

@@ -45,9 +45,13 @@ def stage_inputs(
         )
 
     features = feature_extractor(network, current, recipe, source)
-    train = meta = np.stack([features(train_images, view) for view in range(stage.views)])
-    if stage.meta.source == 'redraw':
-        meta = features(material.meta_images)[None]
+
+    def views(images: np.ndarray) -> np.ndarray:
+        return np.stack([features(images, view) for view in range(stage.views)])
+
+    train = meta = views(train_images)
+    if material.meta_images is not train_images:
+        meta = views(material.meta_images)
     test = features(source.test_images)
     return StageInputs(train, meta, test, train[0], resident.read_features)
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from balms_jax import models
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
-from balms_jax.training import mesh, stages, state, steps
-from balms_jax.training.checkpoints import CheckpointError, Checkpoints
+from balms_jax.training import mesh, stages, steps
+from balms_jax.training.checkpoints import CheckpointError
 from balms_jax.training.inputs import stage_inputs
 from balms_jax.training.interruption import Interruption
 from balms_jax.training.material import Material, load_material
@@ -24,6 +23,7 @@ from balms_jax.training.measures import (
     stage_evaluation,
     whole_network,
 )
+from balms_jax.training.post_hoc import calibration_temperature, with_test_classifier
 from balms_jax.training.progress import Progress
 from balms_jax.training.recipe import (
     ConfigError,
@@ -33,14 +33,19 @@ from balms_jax.training.recipe import (
     check,
     check_against_data,
 )
-from balms_jax.training.records import Records, WorkdirError, identity, write_json
+from balms_jax.training.records import Records, WorkdirError, write_json
+from balms_jax.training.stage_states import build_network, first_state, open_checkpoints
 from balms_jax.training.stages import NonFiniteLossError
 from balms_jax.training.state import TrainState
 
 PyTree = Any
 # What a run may end in for a reason that its message tells.
 FAILURES = (CheckpointError, NonFiniteLossError, OSError, ValueError, WorkdirError)
-META_SETS = {'train': 'the training set', 'redraw': 'a redraw of the long-tailed subset'}
+META_SETS = {
+    'train': 'the training set',
+    'redraw': 'a redraw of the long-tailed subset',
+    'held_out': 'a part held out of the training set',
+}
 SCANNED_STEPS = 50  # in one compiled call, where a scan is no slower
 
 
@@ -79,13 +84,7 @@ def train(
     check_against_data(recipe, material.class_counts)
     for caution in cautions(recipe, material.class_counts):
         progress.say(f'caution: {caution}')
-    network = models.build(
-        recipe.model.name,
-        material.source.num_classes,
-        width=recipe.model.width,
-        classifier=recipe.model.classifier,
-        scale=recipe.model.scale,
-    )
+    network = build_network(recipe, material)
     if stage_1_from is not None:
         check_stage_1(Path(stage_1_from), recipe, material)
     records = Records(workdir, config, tensorboard=recipe.records.tensorboard)
@@ -94,8 +93,10 @@ def train(
     try:
         with Interruption() as interruption:
             final = _run_stages(recipe, material, network, devices, records, interruption, progress)
-        write_json(workdir / 'run.json', facts(recipe, material, devices, final))
-        result = final_evaluation(recipe, material, network, final)
+        final, chosen = with_test_classifier(recipe, material, network, final)
+        write_json(workdir / 'run.json', facts(recipe, material, devices, final) | chosen)
+        temperature = calibration_temperature(recipe, material, network, final)
+        result = final_evaluation(recipe, material, network, final, temperature)
         write_json(workdir / 'evaluation.json', result)
     finally:
         records.close()
@@ -111,9 +112,7 @@ def check_stage_1(run: Path, recipe: Recipe, material: Material) -> None:
     theirs, steps = run / 'checkpoints' / 'stage_1', recipe.stage_1.steps
     if not (theirs / str(steps)).is_dir():
         raise WorkdirError(f'stage_1_from: {run} holds no first stage finished at step {steps}')
-    checkpoints = Checkpoints(
-        theirs, keep=recipe.records.keep, identity=_stage_identity(recipe, 'stage_1', material)
-    )
+    checkpoints = open_checkpoints(run, recipe, 'stage_1', material)
     try:
         checkpoints.check(steps)
     except CheckpointError as error:
@@ -157,6 +156,7 @@ def facts(recipe: Recipe, material: Material, devices: Any, final: TrainState) -
         'class_counts': list(material.class_counts),
         'class_names': list(material.source.class_names),
         'meta_set': f'{META_SETS[metas[0].source]}, {metas[0].draws}' if metas else None,
+        'held_out_examples': sum(material.held_out_counts),
         'selection_rule': 'last epoch',
         'data_fingerprint': material.fingerprint,
         'device': f'{devices.size} x {devices.devices.flat[0].device_kind}',
@@ -182,12 +182,7 @@ def _run_stages(
 ) -> TrainState:
     key = jax.random.key(recipe.seed)
     all_checkpoints = {
-        name: Checkpoints(
-            records.workdir / 'checkpoints' / name,
-            keep=recipe.records.keep,
-            identity=_stage_identity(recipe, name, material),
-        )
-        for name in recipe.stages
+        name: open_checkpoints(records.workdir, recipe, name, material) for name in recipe.stages
     }
     steps_done = {name: each.latest_step for name, each in all_checkpoints.items()}
     records.resume({name: step for name, step in steps_done.items() if step is not None})
@@ -195,9 +190,8 @@ def _run_stages(
     for index, (name, stage) in enumerate(recipe.stages.items()):
         stage_key = jax.random.fold_in(key, index)
         rebalancer = steps.make_rebalancer(stage.meta, material.class_counts)
-        fresh = _place(
-            devices, _stage_state(network, stage, stage_key, material, current, rebalancer)
-        )
+        first = first_state(network, stage, stage_key, material, current, rebalancer)
+        fresh = _place(devices, first)
         if index == 0:
             write_json(records.workdir / 'run.json', facts(recipe, material, devices, fresh))
         checkpoints, done = all_checkpoints[name], steps_done[name]
@@ -214,65 +208,7 @@ def _run_stages(
         finally:
             checkpoints.close()
     assert current is not None
-    return current
-
-
-def _stage_identity(recipe: Recipe, name: str, material: Material) -> dict[str, Any]:
-    """What a stage's checkpoint depends on: also what two runs must share to share the stage."""
-    config = dataclasses.asdict(recipe)
-    stages = list(recipe.stages)
-    keys = ['seed', 'data', 'model', *stages[: stages.index(name) + 1]]
-    shared = identity({key: config[key] for key in keys})
-    return {**shared, 'data_fingerprint': material.fingerprint}
-
-
-def _stage_state(
-    network: Network,
-    stage: Stage,
-    key: jax.Array,
-    material: Material,
-    earlier: TrainState | None,
-    rebalancer: Rebalancer | None,
-) -> TrainState:
-    init_key, step_key = jax.random.split(key)
-    images = jnp.zeros((1, *material.train_images.shape[1:]), jnp.float32)
-    if earlier is None:
-        trained, batch_stats = jax.jit(network.init)(init_key, images)
-        frozen: PyTree = {}
-    else:
-        # A copy: the state is donated to its steps, and features may still be read from it.
-        params, batch_stats = jax.tree.map(jnp.copy, (earlier.params, earlier.batch_stats))
-        trained, frozen = _shared_out(network, stage, init_key, images, params, batch_stats)
-    return state.create(
-        step_key,
-        trained,
-        frozen,
-        batch_stats,
-        steps.make_optimizer(stage.optimizer, stage.steps),
-        rebalancer.psi if rebalancer else None,
-        steps.make_psi_optimizer(stage.meta),
-    )
-
-
-def _shared_out(
-    network: Network,
-    stage: Stage,
-    key: jax.Array,
-    images: jax.Array,
-    params: PyTree,
-    batch_stats: PyTree,
-) -> tuple[PyTree, PyTree]:
-    """What a second stage trains of the first one's network, and what it leaves."""
-    if stage.trains == 'all':
-        return params, {}
-    features = jax.eval_shape(
-        lambda params: network.features(params['backbone'], batch_stats, images, False)[0], params
-    )
-    features = jnp.zeros(features.shape, features.dtype)
-    if stage.trains == 'scales':
-        logits = network.logits(params['classifier'], features)
-        return {'scales': jnp.ones(logits.shape[-1], logits.dtype)}, params
-    return {'classifier': network.init_classifier(key, features)}, {'backbone': params['backbone']}
+    return current.tested
 
 
 def _loop(
@@ -293,7 +229,7 @@ def _loop(
         logits=logits,
         read=inputs.read,
         class_counts=material.class_counts,
-        meta_counts=material.class_counts,
+        meta_counts=material.meta_counts,
         place=lambda batch: jax.lax.with_sharding_constraint(batch, mesh.by_example(devices)),
     )
     scans = cached or jax.default_backend() != 'cpu'
@@ -317,7 +253,7 @@ def _stage_logits(network: Network, stage: Stage, *, cached: bool) -> steps.Logi
         params: PyTree, batch_stats: PyTree, inputs: jax.Array, train: bool
     ) -> tuple[jax.Array, PyTree]:
         if cached:
-            return classified(network, params, inputs), batch_stats
+            return classified(network, params, inputs, train), batch_stats
         # A frozen backbone is used as at test: its batch statistics do not move.
         return whole(params, batch_stats, inputs, train and stage.trains == 'all')
 

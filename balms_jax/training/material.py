@@ -13,9 +13,12 @@ class Material:
     """The data of a run."""
 
     source: sources.Source
-    class_counts: tuple[int, ...]
+    class_counts: tuple[int, ...]  # of the training images
     train_images: np.ndarray  # sorted by class
-    meta_images: np.ndarray  # of the same counts, sorted by class; often the training images
+    meta_counts: tuple[int, ...]
+    meta_images: np.ndarray  # sorted by class; often the training images
+    held_out_counts: tuple[int, ...]
+    held_out_images: np.ndarray  # sorted by class; often none
     fingerprint: str
 
 
@@ -42,16 +45,40 @@ def load_material(recipe: Recipe) -> Material:
         )
         return source.train_images[indices]
 
-    train_images = subset(data.seed)
-    redraws = any(stage.meta.source == 'redraw' for stage in recipe.stages.values())
-    meta_images = subset(data.seed + 1) if redraws else train_images
+    images = subset(data.seed)
+    apart, is_apart = np.zeros_like(counts), np.zeros(len(images), bool)
+    if data.held_out:
+        is_apart = long_tail.held_out(counts, data.held_out, data.seed)
+        apart = np.bincount(np.repeat(np.arange(counts.size), counts)[is_apart])
+    kept = counts - apart
+    train, held_out = (images[~is_apart], kept), (images[is_apart], apart)
+    meta = {
+        'train': lambda: train,
+        'redraw': lambda: (subset(data.seed + 1), counts),
+        'held_out': lambda: held_out,
+    }[meta_source(recipe)]()
     return Material(
-        source,
-        tuple(int(n) for n in counts),
-        train_images,
-        meta_images,
-        sources.fingerprint(train_images, counts, source.test_images, source.test_labels),
+        source=source,
+        class_counts=_whole(kept),
+        train_images=train[0],
+        meta_counts=_whole(meta[1]),
+        meta_images=meta[0],
+        held_out_counts=_whole(apart),
+        held_out_images=held_out[0],
+        fingerprint=sources.fingerprint(train[0], kept, source.test_images, source.test_labels),
     )
+
+
+def meta_source(recipe: Recipe) -> str:
+    """Where the meta set of a run comes from."""
+    wanted = {s.meta.source for s in recipe.stages.values() if s.meta.rebalancer != 'none'}
+    if len(wanted) > 1:
+        raise ValueError(f'meta.source: got {sorted(wanted)} in one run, wanted one of them')
+    return wanted.pop() if wanted else 'train'
+
+
+def _whole(counts: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(n) for n in counts)
 
 
 def _largest_filled(data: Data, held: np.ndarray) -> np.ndarray:

@@ -62,23 +62,49 @@ def stage_evaluation(
 
 
 def final_evaluation(
-    recipe: Recipe, material: Material, network: Network, final: TrainState
+    recipe: Recipe,
+    material: Material,
+    network: Network,
+    final: TrainState,
+    temperature: float | None,
 ) -> dict[str, Any]:
-    """The test set at the end, by test prior: what stands in evaluation.json."""
-    evaluator = _evaluator(recipe, material, whole_network(network))
+    """The test set at the end, by test prior: what stands in evaluation.json.
+
+    Args:
+        recipe: how it is read.
+        material: the data.
+        network: the network.
+        final: its state.
+        temperature: T of the calibrated prediction, evaluated besides; None for none.
+
+    Returns:
+        For each test prior the record of an evaluation; that of 'uniform', which T was chosen for,
+        has 'calibrated' where T is given.
+    """
+    whole = whole_network(network)
+    evaluator = _evaluator(recipe, material, whole)
     source, stage = material.source, list(recipe.stages.values())[-1]
     rebalancer = steps.make_rebalancer(stage.meta, material.class_counts)
     counts = np.asarray(material.class_counts)
-    return evaluator(
+    arguments = (
         (final.params, final.batch_stats),
         source.test_images,
         source.test_labels,
         learned_log_prior(stage, counts, rebalancer, final),
     )
+    results = evaluator(*arguments)
+    if temperature is not None:
+        cooled = _evaluator(recipe, material, whole, temperature)(*arguments)['uniform']
+        results['uniform']['calibrated'] = {
+            'temperature': temperature,
+            'negative_log_likelihood': cooled['negative_log_likelihood'],
+            'expected_calibration_error': cooled['expected_calibration_error'],
+        }
+    return results
 
 
 def _evaluator(
-    recipe: Recipe, material: Material, logits: steps.Logits
+    recipe: Recipe, material: Material, logits: steps.Logits, temperature: float = 1.0
 ) -> Callable[..., dict[str, dict[str, Any]]]:
     settings, source = recipe.evaluation, material.source
     return evaluation.make_evaluator(
@@ -89,6 +115,7 @@ def _evaluator(
         settings.test_priors,
         settings.post_hoc_tau,
         settings.batch_size,
+        temperature,
     )
 
 
@@ -99,15 +126,22 @@ def whole_network(network: Network) -> steps.Logits:
         params: PyTree, batch_stats: PyTree, images: jax.Array, train: bool
     ) -> tuple[jax.Array, PyTree]:
         features, batch_stats = network.features(params['backbone'], batch_stats, images, train)
-        return classified(network, params, features), batch_stats
+        return classified(network, params, features, train), batch_stats
 
     return logits
 
 
-def classified(network: Network, params: PyTree, features: jax.Array) -> jax.Array:
-    """Logits of features; of scaled ones where a stage has learned a scale for each class."""
+def classified(
+    network: Network, params: PyTree, features: jax.Array, train: bool = False
+) -> jax.Array:
+    """Logits of features; of scaled ones where a stage has learned a scale for each class.
+
+    Experts are trained apart, ``[batch, experts, classes]``, and tested by their mean.
+    """
     logits = network.logits(params['classifier'], features)
-    return logits * params['scales'] if 'scales' in params else logits
+    if 'scales' in params:
+        logits = logits * params['scales']
+    return logits.mean(1) if logits.ndim == 3 and not train else logits
 
 
 def learned_log_prior(

@@ -28,7 +28,12 @@ class Method:
     rebalancer: str = 'none'
     mixup: float = 0.0
     post_hoc_tau: float = 0.0
-    cosine_scale: float = 0.0  # of a cosine classifier; 0: a linear one
+    cosine_scale: float = 16.0  # where the classifier is a cosine one
+    mixup_partners: str = 'batch'
+    averaging: float = 0.0  # of the stage whose network is tested
+    held_out: float = 0.0
+    classifier: str = 'linear'
+    test_classifier: str = 'trained'
 
 
 METHODS: dict[str, Method] = {
@@ -98,12 +103,15 @@ METHODS: dict[str, Method] = {
         'the same with one sigmoid a class, as first published',
         Loss('focal_sigmoid', gamma=0.5, class_weights='class_balanced'),
     ),
-    'ldam': Method('margins by class size, cosine classifier', LDAM, cosine_scale=30.0),
+    'ldam': Method(
+        'margins by class size, cosine classifier', LDAM, classifier='cosine', cosine_scale=30.0
+    ),
     'ldam_drw': Method(
         'the same, class-balanced weights in a second stage (DRW)',
         Loss('margin', class_weights='class_balanced'),
         'all',
         LDAM,
+        classifier='cosine',
         cosine_scale=30.0,
     ),
     'class_balanced_drw': Method(
@@ -141,6 +149,44 @@ METHODS: dict[str, Method] = {
         'all',
         rebalancer='class_balanced_domain_adaptation',
     ),
+    'tau_normalized': Method(
+        'plain softmax, its weights brought towards one length, τ chosen on held-out images',
+        PLAIN,
+        held_out=0.1,
+        test_classifier='tau_normalized',
+    ),
+    'nearest_class_mean': Method(
+        'plain softmax, the class of the nearest mean feature (NCM)',
+        PLAIN,
+        test_classifier='nearest_mean',
+    ),
+    'balanced_softmax_experts': Method(
+        'three classifiers with τ of 0, 1 and 2, their logits averaged',
+        BALANCED,
+        classifier='experts',
+    ),
+    'balanced_softmax_averaged': Method(
+        'Balanced Softmax, a moving average of the parameters tested (EMA)',
+        BALANCED,
+        averaging=0.999,
+    ),
+    'balanced_softmax_calibrated': Method(
+        'Balanced Softmax, calibrated by a temperature chosen on held-out images',
+        BALANCED,
+        held_out=0.1,
+    ),
+    'bilateral_branch': Method(
+        'two branches, for uniform and for reversed draws (BBN)',
+        PLAIN,
+        draws='bilateral',
+        classifier='bilateral',
+    ),
+    'balanced_mixup': Method(
+        'plain softmax, a little of a class-balanced batch mixed in',
+        PLAIN,
+        mixup=0.2,
+        mixup_partners='class_balanced',
+    ),
     'balanced_softmax_mixup': Method('Balanced Softmax on mixed images', BALANCED, mixup=0.4),
     'balanced_softmax_smoothing': Method(
         'Balanced Softmax with smoothed labels', Loss(tau=1.0, label_smoothing=0.1)
@@ -165,7 +211,9 @@ def apply(method: str, base: Recipe) -> Recipe:
     if method not in METHODS:
         raise ConfigError(f'method: got {method!r}, wanted one of {", ".join(METHODS)}')
     row = METHODS[method]
-    tested: dict[str, Any] = {'loss': row.loss, 'draws': row.draws, 'mixup': row.mixup}
+    tested: dict[str, Any] = {
+        key: getattr(row, key) for key in ('loss', 'draws', 'mixup', 'mixup_partners', 'averaging')
+    }
     meta: dict[str, Any] = {'rebalancer': row.rebalancer}
     if row.rebalancer in ONE_BY_ONE:
         meta['mode'] = 'per_example'
@@ -188,10 +236,18 @@ def apply(method: str, base: Recipe) -> Recipe:
         slower = dataclasses.replace(second.optimizer, learning_rate=rate)
         second = dataclasses.replace(second, optimizer=slower)
     model, evaluation = base.model, base.evaluation
-    if row.cosine_scale:
-        model = dataclasses.replace(model, classifier='cosine', scale=row.cosine_scale)
+    if row.classifier != 'linear':
+        model = dataclasses.replace(model, classifier=row.classifier, scale=row.cosine_scale)
     if row.post_hoc_tau:
         evaluation = dataclasses.replace(evaluation, post_hoc_tau=row.post_hoc_tau)
+    evaluation = dataclasses.replace(evaluation, classifier=row.test_classifier)
+    data = dataclasses.replace(base.data, held_out=max(base.data.held_out, row.held_out))
     return dataclasses.replace(
-        base, method=method, model=model, evaluation=evaluation, stage_1=first, stage_2=second
+        base,
+        method=method,
+        data=data,
+        model=model,
+        evaluation=evaluation,
+        stage_1=first,
+        stage_2=second,
     )

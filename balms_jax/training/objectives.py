@@ -12,7 +12,9 @@ from balms_jax.training.recipe import Loss
 
 Targets = jax.Array  # labels [batch], or distributions [batch, classes]
 ExampleLosses = Callable[..., jax.Array]
-"""(logits [batch, classes], targets, spared [batch], learned adjustment [classes] = None) → [batch]
+"""(logits, targets, spared [batch], learned adjustment [classes] = None) → [batch]
+
+logits: ``[batch, classes]``, or ``[batch, experts, classes]`` for the mean of the experts' losses.
 
 spared: which examples spare the tail their gradients, the draw of the equalization loss.
 """
@@ -30,17 +32,23 @@ def make_example_losses(settings: Loss, class_counts: tuple[int, ...]) -> Exampl
         adjustment: jax.Array | None = None,
     ) -> jax.Array:
         if settings.label_smoothing:
-            if targets.ndim < logits.ndim:
+            if targets.ndim == 1:
                 targets = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
             targets = optax.smooth_labels(targets, settings.label_smoothing)
-        soft = targets.ndim == logits.ndim
+        soft = targets.ndim == 2
         if settings.name == 'balanced_softmax':
             loss = (
                 losses.balanced_softmax_cross_entropy
                 if soft
                 else losses.balanced_softmax_cross_entropy_with_integer_labels
             )
-            if adjustment is None:
+            if logits.ndim == 3:
+                taus = expert_taus(settings, logits.shape[1])
+                by_expert = [
+                    loss(logits[:, e], targets, log_prior, tau=tau) for e, tau in enumerate(taus)
+                ]
+                values = jnp.mean(jnp.stack(by_expert), 0)
+            elif adjustment is None:
                 values = loss(logits, targets, log_prior, tau=settings.tau)
             else:
                 known = settings.tau * log_prior if settings.tau else jnp.zeros_like(log_prior)
@@ -53,6 +61,12 @@ def make_example_losses(settings: Loss, class_counts: tuple[int, ...]) -> Exampl
         return values * (targets @ weights if soft else weights[targets])
 
     return example_losses
+
+
+def expert_taus(settings: Loss, experts: int) -> tuple[float, ...]:
+    """The τ of every expert: ``expert_spread`` apart, ``tau`` their mean."""
+    middle = (experts - 1) / 2
+    return tuple(settings.tau + settings.expert_spread * (e - middle) for e in range(experts))
 
 
 def class_weights(settings: Loss, class_counts: tuple[int, ...]) -> jax.Array | None:

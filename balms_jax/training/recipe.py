@@ -27,8 +27,17 @@ LOSSES = (
     'equalization',
 )
 CLASS_WEIGHTS = ('none', 'inverse_frequency', 'class_balanced')
-DRAWS = ('shuffled', 'instance_balanced', 'class_balanced', 'square_root', 'progressive')
+DRAWS = (
+    'shuffled',
+    'instance_balanced',
+    'class_balanced',
+    'square_root',
+    'progressive',
+    'bilateral',
+)
 AUGMENTATIONS = ('none', 'crop_flip', 'cifar')
+META_SOURCES = ('train', 'redraw', 'held_out')
+TEST_CLASSIFIERS = ('trained', 'tau_normalized', 'nearest_mean')
 
 
 class ConfigError(ValueError):
@@ -46,6 +55,7 @@ class Data:
     imbalance_factor: float = 40.0  # n_max / n_min
     head_count: int = 0  # n_max; 0: as many as the largest class holds
     seed: int = 0  # Of the subset, apart from the run's.
+    held_out: float = 0.0  # Share of each class's training examples that is kept from training.
     augmentation: str = 'none'
 
 
@@ -55,8 +65,9 @@ class Model:
 
     name: str = 'digits_net'
     width: int = 0  # Channels of the first convolution; 0: as many as the network usually has.
-    classifier: str = 'linear'  # or cosine
+    classifier: str = 'linear'  # or cosine, experts, bilateral
     scale: float = 16.0  # s of the cosine classifier
+    experts: int = 3  # of the classifier 'experts': linear ones side by side
 
     def __post_init__(self) -> None:
         # So that a run is known, and recorded, by the number itself.
@@ -90,6 +101,7 @@ class Loss:
     class_weights: str = 'none'
     beta: float = 0.9999  # of class_balanced
     label_smoothing: float = 0.0
+    expert_spread: float = 1.0  # Between the τ of two experts; their mean is tau.
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,7 @@ class Meta:
     estimator: str = 'classes'  # How the meta sampler's draw gets a gradient: one of ESTIMATORS.
     temperature: float = 1.0  # T of the soft sample, where the estimator has one
     initial_power: float = 0.0
-    source: str = 'train'  # The meta set: the training set, or a redraw of the subset.
+    source: str = 'train'  # The meta set: the training set, a redraw of it, or what is held out.
     draws: str = 'stratified'  # or class_balanced
     batch_size: int = 128
     learning_rate: float = 0.01
@@ -125,6 +137,8 @@ class Stage:
     loss: Loss = field(default_factory=Loss)
     draws: str = 'shuffled'
     mixup: float = 0.0  # α; 0: none
+    mixup_partners: str = 'batch'  # or class_balanced: drawn so
+    averaging: float = 0.0  # Decay of the moving average of parameters that is tested; 0: none.
     optimizer: Optimizer = field(default_factory=Optimizer)
     meta: Meta = field(default_factory=Meta)
 
@@ -133,6 +147,7 @@ class Stage:
 class Evaluation:
     """How the test set is read."""
 
+    classifier: str = 'trained'  # or, made of it: tau_normalized, nearest_mean
     post_hoc_tau: float = 0.0  # τ of post-hoc logit adjustment
     test_priors: tuple[str, ...] = ('uniform',)  # also: train, reversed
     batch_size: int = 500
@@ -202,6 +217,8 @@ def check(recipe: Recipe) -> None:
     if recipe.data.imbalance_factor < 1:
         got = recipe.data.imbalance_factor
         raise ConfigError(f'data.imbalance_factor: got {got:g}, wanted n_max / n_min of at least 1')
+    if not 0 <= recipe.data.held_out < 1:
+        raise ConfigError(f'data.held_out: got {recipe.data.held_out}, wanted 0 to less than 1')
     _one_of('data.augmentation', recipe.data.augmentation, AUGMENTATIONS)
     if recipe.data.augmentation == 'cifar' and recipe.data.name == 'digits':
         raise ConfigError("data.augmentation: got 'cifar' for digits, wanted images of 3 channels")
@@ -213,7 +230,20 @@ def check(recipe: Recipe) -> None:
         )
     for name, stage in (('stage_1', recipe.stage_1), ('stage_2', recipe.stage_2)):
         _check_stage(name, stage)
+        if stage.steps:
+            _check_stage_of_run(name, stage, recipe)
     evaluation = recipe.evaluation
+    _one_of('evaluation.classifier', evaluation.classifier, TEST_CLASSIFIERS)
+    if evaluation.classifier != 'trained' and recipe.model.classifier != 'linear':
+        raise ConfigError(
+            f'evaluation.classifier: got {evaluation.classifier!r} of a '
+            f"{recipe.model.classifier!r} classifier, wanted 'trained'"
+        )
+    if evaluation.classifier == 'tau_normalized' and not recipe.data.held_out:
+        raise ConfigError(
+            "evaluation.classifier: got 'tau_normalized', whose τ is chosen on held-out images, "
+            'and data.held_out = 0: wanted a share above 0'
+        )
     for prior in evaluation.test_priors:
         _one_of('evaluation.test_priors', prior, ('uniform', 'train', 'reversed'))
     if 'uniform' not in evaluation.test_priors:
@@ -229,6 +259,7 @@ def check(recipe: Recipe) -> None:
         'steps_per_call',
         'data.head_count',
         'model.width',
+        'model.experts',
         'evaluation.every',
     ):
         value: Any = recipe
@@ -290,12 +321,15 @@ def _check_stage(name: str, stage: Stage) -> None:
             f'the {stage.steps} steps of the stage'
         )
     _positive(f'{name}.optimizer.hold', optimizer.hold)
+    _one_of(f'{name}.mixup_partners', stage.mixup_partners, ('batch', 'class_balanced'))
+    if not 0 <= stage.averaging < 1:
+        raise ConfigError(f'{name}.averaging: got {stage.averaging}, wanted 0 to less than 1')
     if stage.mixup < 0:
         raise ConfigError(f'{name}.mixup: got {stage.mixup}, wanted at least 0')
     _one_of(f'{name}.meta.rebalancer', meta.rebalancer, ('none', *REBALANCERS))
     if meta.rebalancer == 'none':
         return
-    _one_of(f'{name}.meta.source', meta.source, ('train', 'redraw'))
+    _one_of(f'{name}.meta.source', meta.source, META_SOURCES)
     _one_of(f'{name}.meta.draws', meta.draws, ('stratified', 'class_balanced'))
     _one_of(f'{name}.meta.estimator', meta.estimator, tuple(ESTIMATORS))
     if not meta.temperature > 0:
@@ -327,6 +361,31 @@ def _check_stage(name: str, stage: Stage) -> None:
             raise ConfigError(
                 f'{name}.meta.mode: got {meta.mode!r} for a learned adjustment, which is no weight '
                 "of examples: wanted 'forward_over_reverse', 'lean' or 'reverse'"
+            )
+
+
+def _check_stage_of_run(name: str, stage: Stage, recipe: Recipe) -> None:
+    """What a stage needs of the rest of the recipe."""
+    learns = stage.meta.rebalancer != 'none'
+    if learns and stage.meta.source == 'held_out' and not recipe.data.held_out:
+        raise ConfigError(
+            f"{name}.meta.source: got 'held_out' and data.held_out = 0, wanted a share above 0"
+        )
+    if (stage.draws == 'bilateral') != (recipe.model.classifier == 'bilateral'):
+        raise ConfigError(
+            f'{name}.draws: got {stage.draws!r} and model.classifier = '
+            f"{recipe.model.classifier!r}, wanted 'bilateral' of both or of neither"
+        )
+    if recipe.model.classifier == 'experts':
+        if stage.loss.name != 'balanced_softmax':
+            raise ConfigError(
+                f"{name}.loss.name: got {stage.loss.name!r} for 'experts', wanted "
+                "'balanced_softmax', whose τ tells them apart"
+            )
+        if learns:
+            raise ConfigError(
+                f"{name}.meta.rebalancer: got {stage.meta.rebalancer!r} for 'experts', wanted "
+                "'none'"
             )
 
 

@@ -67,7 +67,7 @@ def run(
     recipe, total = loop.recipe, loop.stage.steps
     step = int(state.step)
     if step == 0:
-        records.write('evaluation', 0, **loop.evaluate(state))
+        records.write('evaluation', 0, **loop.evaluate(state.tested))
     pending: tuple[int, dict[str, jax.Array]] | None = None
     clock, clock_step = time.monotonic(), step
 
@@ -92,7 +92,7 @@ def run(
             evaluates = step == total or _due(step, recipe.evaluation.every)
             if evaluates:
                 settle()
-                records.write('evaluation', step, **loop.evaluate(state))
+                records.write('evaluation', step, **loop.evaluate(state.tested))
             stops = interruption.signal is not None
             if stops or step == total or _due(step, recipe.records.checkpoint_every):
                 settle()

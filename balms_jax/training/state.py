@@ -23,11 +23,20 @@ class TrainState:
     opt_state: PyTree
     psi: PyTree  # None without a rebalancer
     psi_opt_state: PyTree
+    average: PyTree = None  # Of (trained, batch_stats) over the steps; None if none is kept.
 
     @property
     def params(self) -> dict[str, PyTree]:
         """All parameters of the network."""
         return {**self.frozen, **self.trained}
+
+    @property
+    def tested(self) -> 'TrainState':
+        """The state with the averages, where they are kept, in place of the last values."""
+        if self.average is None:
+            return self
+        trained, batch_stats = self.average
+        return dataclasses.replace(self, trained=trained, batch_stats=batch_stats)
 
 
 def create(
@@ -38,6 +47,8 @@ def create(
     optimizer: optax.GradientTransformation,
     psi: PyTree,
     psi_optimizer: optax.GradientTransformation,
+    *,
+    averages: bool = False,
 ) -> TrainState:
     """The state that a stage starts from."""
     return TrainState(
@@ -49,4 +60,5 @@ def create(
         opt_state=optimizer.init(trained),
         psi=psi,
         psi_opt_state=psi_optimizer.init(psi),
+        average=jax.tree.map(jnp.copy, (trained, batch_stats)) if averages else None,
     )

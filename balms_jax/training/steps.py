@@ -21,10 +21,14 @@ from balms_jax.training.state import TrainState
 PyTree = Any
 Logits = Callable[[PyTree, PyTree, jax.Array, bool], tuple[jax.Array, PyTree]]
 """(params, batch_stats, inputs, train) → ([batch, classes], batch_stats)"""
+Loss = Callable[[PyTree], tuple[jax.Array, PyTree]]
+"""trained → (the loss of a batch, the next batch_stats)"""
 Step = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 # Streams of randomness within a step.
 DRAW, READ, META_DRAW, META_READ, MIX, LOSS = range(6)
+# Within the mixing.
+PARTNER_DRAW, PARTNER_READ, PARTNER_SHARE = range(3)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,9 @@ def make_step(task: Task, stage: Stage, rebalancer: Rebalancer | None) -> Step:
         learning_rate(stage.optimizer, stage.steps),
         make_example_losses(stage.loss, task.class_counts),
     )
-    return _plain_step(parts) if rebalancer is None else _meta_step(parts, rebalancer)
+    if rebalancer is not None:
+        return _meta_step(parts, rebalancer)
+    return _bilateral_step(parts) if stage.draws == 'bilateral' else _plain_step(parts)
 
 
 class _Parts(NamedTuple):
@@ -127,10 +133,29 @@ class _Parts(NamedTuple):
         inputs = self.task.read(train_inputs, draw.examples, keys[READ])
         targets = draw.classes
         if stage.mixup:
-            one_hot = jax.nn.one_hot(targets, classes, dtype=inputs.dtype)
-            inputs, targets = augment.mixup(keys[MIX], inputs, one_hot, stage.mixup)
+            targets = jax.nn.one_hot(targets, classes, dtype=inputs.dtype)
+            inputs, targets = self._mixed(inputs, targets, train_inputs, keys[MIX])
         spared = jax.random.bernoulli(keys[LOSS], stage.loss.ignored, draw.classes.shape)
         return self.task.place(Batch(inputs, draw, targets, spared))
+
+    def _mixed(
+        self, inputs: jax.Array, targets: jax.Array, train_inputs: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        stage, counts = self.stage, np.asarray(self.task.class_counts)
+        if stage.mixup_partners == 'batch':
+            return augment.mixup(key, inputs, targets, stage.mixup)
+        keys = jax.random.split(key, 3)
+        balanced = _independent_draw(
+            keys[PARTNER_DRAW], sampling.class_probabilities(counts, 0.0), counts, len(targets)
+        )
+        return augment.balanced_mixup(
+            keys[PARTNER_SHARE],
+            inputs,
+            targets,
+            self.task.read(train_inputs, balanced.examples, keys[PARTNER_READ]),
+            jax.nn.one_hot(balanced.classes, counts.size, dtype=targets.dtype),
+            stage.mixup,
+        )
 
     def losses(
         self,
@@ -144,25 +169,42 @@ class _Parts(NamedTuple):
         logits, batch_stats = self.task.logits(params, state.batch_stats, batch.inputs, True)
         return self.example_losses(logits, batch.targets, batch.spared, adjustment), batch_stats
 
-    def descend(
+    def weighted_loss(
         self, state: TrainState, batch: Batch, weights: Callable[[jax.Array], jax.Array]
-    ) -> tuple[TrainState, jax.Array]:
-        """A step on mean(weights(losses) · losses), the weights taken for constants."""
+    ) -> Loss:
+        """The mean of weights(losses) · losses, the weights taken for constants."""
 
         def loss(trained: PyTree) -> tuple[jax.Array, PyTree]:
             values, batch_stats = self.losses(state, trained, batch)
             return jnp.mean(weights(jax.lax.stop_gradient(values)) * values), batch_stats
 
+        return loss
+
+    def descend(self, state: TrainState, loss: Loss) -> tuple[TrainState, jax.Array]:
+        """A step of the optimizer along the gradient of the loss."""
         (value, batch_stats), grads = jax.value_and_grad(loss, has_aux=True)(state.trained)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.trained)
         trained = optax.apply_updates(state.trained, updates)
+        return self.after(state, trained, batch_stats, opt_state), value
+
+    def after(
+        self, state: TrainState, trained: PyTree, batch_stats: PyTree, opt_state: PyTree
+    ) -> TrainState:
+        """The state a step later, and its moving average where one is kept."""
+        average = state.average
+        if average is not None:
+            # Short at first, so that the initial values are soon forgotten.
+            steps = state.step.astype(jnp.float32)
+            decay = jnp.minimum(self.stage.averaging, (1 + steps) / (10 + steps))
+            average = optax.incremental_update((trained, batch_stats), average, 1 - decay)
         return replace(
             state,
             step=state.step + 1,
             trained=trained,
             batch_stats=batch_stats,
             opt_state=opt_state,
-        ), value
+            average=average,
+        )
 
 
 def _plain_step(parts: _Parts) -> Step:
@@ -173,10 +215,60 @@ def _plain_step(parts: _Parts) -> Step:
         keys = _keys(state)
         draw = _unlearned_draw(parts.stage, parts.task.class_counts, state, keys[DRAW])
         batch = parts.batch(draw, train_inputs, keys)
-        after, value = parts.descend(state, batch, jnp.ones_like)
+        after, value = parts.descend(state, parts.weighted_loss(state, batch, jnp.ones_like))
         return after, {'loss': value, 'learning_rate': parts.schedule(state.step)}
 
     return step
+
+
+def _bilateral_step(parts: _Parts) -> Step:
+    """Two batches, one for each branch; the loss goes over from the first to the second (BBN)."""
+    task, stage, counts = parts.task, parts.stage, np.asarray(parts.task.class_counts)
+
+    def step(
+        state: TrainState, train_inputs: jax.Array, meta_inputs: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        del meta_inputs
+        keys = _keys(state)
+        draws = (
+            _shuffled_draw(stage, task.class_counts, state),
+            _independent_draw(
+                keys[DRAW], sampling.class_probabilities(counts, -1.0), counts, stage.batch_size
+            ),
+        )
+        uniform, reverse = (
+            parts.batch(draw, train_inputs, jax.random.split(key, len(keys)))
+            for draw, key in zip(draws, jax.random.split(keys[READ]), strict=True)
+        )
+        share = uniform_share(stage, state.step)
+
+        def loss(trained: PyTree) -> tuple[jax.Array, PyTree]:
+            # Each branch sees its own batch alone, the trunk both. What is unused is not computed.
+            params, before = {**state.frozen, **trained}, state.batch_stats
+            of_uniform, after = task.logits(params, before, uniform.inputs, True)
+            of_reverse, last = task.logits(
+                params, after | _part(before, 'reversed'), reverse.inputs, True
+            )
+            logits = share * of_uniform[:, 0] + (1 - share) * of_reverse[:, 1]
+            values = [
+                parts.example_losses(logits, batch.targets, batch.spared).mean()
+                for batch in (uniform, reverse)
+            ]
+            return share * values[0] + (1 - share) * values[1], last | _part(after, 'uniform')
+
+        after, value = parts.descend(state, loss)
+        return after, {'loss': value, 'learning_rate': parts.schedule(state.step)}
+
+    return step
+
+
+def uniform_share(stage: Stage, step: Any) -> jax.Array:
+    """How much the uniform branch counts: 1 − (step / steps)²."""
+    return 1 - jnp.square(jnp.asarray(step, jnp.float32) / stage.steps)
+
+
+def _part(batch_stats: dict[str, PyTree], name: str) -> dict[str, PyTree]:
+    return {name: batch_stats[name]} if name in batch_stats else {}
 
 
 def _meta_step(parts: _Parts, rebalancer: Rebalancer) -> Step:
@@ -213,16 +305,10 @@ def _meta_step(parts: _Parts, rebalancer: Rebalancer) -> Step:
         psi = optax.apply_updates(state.psi, updates)
         after, value = replace(state, psi=psi, psi_opt_state=psi_opt_state), out.train_loss
         if real_weights is None:
-            after = replace(
-                after,
-                step=state.step + 1,
-                trained=out.params,
-                batch_stats=out.train_aux,
-                opt_state=out.opt_state,
-            )
+            after = parts.after(after, out.params, out.train_aux, out.opt_state)
         else:
             w = functools.partial(real_weights, psi, out.example_grads, draw)
-            after, value = parts.descend(after, batch, w)
+            after, value = parts.descend(after, parts.weighted_loss(after, batch, w))
         return after, {
             'loss': value,
             'meta_loss': out.meta_loss,
@@ -275,6 +361,10 @@ def draw_probabilities(stage: Stage, class_counts: tuple[int, ...], step: Any) -
     if stage.draws == 'progressive':
         progress = jnp.asarray(step, jnp.float32) / stage.steps
         return sampling.progressive_class_probabilities(counts, progress)
+    if stage.draws == 'bilateral':
+        share = uniform_share(stage, step)
+        uniform, reverse = (sampling.class_probabilities(counts, power) for power in (1.0, -1.0))
+        return share * uniform + (1 - share) * reverse
     powers = {'shuffled': 1.0, 'instance_balanced': 1.0, 'square_root': 0.5, 'class_balanced': 0.0}
     return sampling.class_probabilities(counts, powers[stage.draws])
 
@@ -284,15 +374,25 @@ def _unlearned_draw(
 ) -> Draw:
     counts = np.asarray(class_counts)
     if stage.draws == 'shuffled':
-        # The state's own key: the same at every step of the stage.
-        num_examples = sum(class_counts)
-        examples = shuffling.epoch_shuffle(state.key, state.step, stage.batch_size, num_examples)
-        ends = jnp.asarray(np.cumsum(counts), jnp.int32)
-        classes = jnp.searchsorted(ends, examples, side='right')
-        return Draw(examples, classes.astype(jnp.int32))
-    class_key, example_key = jax.random.split(key)
+        return _shuffled_draw(stage, class_counts, state)
     probabilities = draw_probabilities(stage, class_counts, state.step)
-    classes = sampling.draw_classes(class_key, probabilities, stage.batch_size)
+    return _independent_draw(key, probabilities, counts, stage.batch_size)
+
+
+def _shuffled_draw(stage: Stage, class_counts: tuple[int, ...], state: TrainState) -> Draw:
+    # The state's own key: the same at every step of the stage.
+    num_examples = sum(class_counts)
+    examples = shuffling.epoch_shuffle(state.key, state.step, stage.batch_size, num_examples)
+    ends = jnp.asarray(np.cumsum(class_counts), jnp.int32)
+    classes = jnp.searchsorted(ends, examples, side='right')
+    return Draw(examples, classes.astype(jnp.int32))
+
+
+def _independent_draw(
+    key: jax.Array, probabilities: jax.Array, counts: np.ndarray, size: int
+) -> Draw:
+    class_key, example_key = jax.random.split(key)
+    classes = sampling.draw_classes(class_key, probabilities, size)
     return Draw(sampling.examples_by_class(example_key, classes, counts), classes)
 
 

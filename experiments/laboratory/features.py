@@ -1,22 +1,15 @@
 """Features of real images, the long tails that are cut from them, and where they come from."""
 
-import dataclasses
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from balms_jax import models
 from balms_jax.data import long_tail, sources
-from balms_jax.training import job, recipe, state, steps
-from balms_jax.training.checkpoints import Checkpoints
+from balms_jax.training import job, recipe
 from balms_jax.training.inputs import feature_extractor
-from balms_jax.training.material import load_material
 from balms_jax.training.progress import Progress
-from balms_jax.training.records import identity
+from balms_jax.training.stage_states import load_trained
 from configs import cifar_lt
 from experiments.laboratory.ledger import CONSOLE
 
@@ -116,10 +109,7 @@ def _places(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _extract(dataset: str, run: Path, data_dir: str) -> Pool:
-    config = json.loads((run / 'config.json').read_text())
-    config['data']['data_dir'] = data_dir
-    trained = recipe.from_config(config)
-    network, current = _restore(trained, run)
+    trained, _, network, current = load_trained(run, data_dir, 'stage_1')
     source = sources.load(dataset, data_dir)
     features = feature_extractor(network, current, trained, source)
     classes = source.num_classes
@@ -140,31 +130,3 @@ def _extract(dataset: str, run: Path, data_dir: str) -> Pool:
         features(tested) if len(tested) else np.zeros((0, 64), np.float32),
         source.test_labels[: len(tested)],
     )
-
-
-def _restore(trained: recipe.Recipe, run: Path) -> tuple[models.Network, state.TrainState]:
-    """The network and the last state of a run's first stage."""
-    material = load_material(trained)
-    network = models.build(
-        trained.model.name,
-        material.source.num_classes,
-        width=trained.model.width,
-        classifier=trained.model.classifier,
-        scale=trained.model.scale,
-    )
-    images = jnp.zeros((1, *material.train_images.shape[1:]), jnp.float32)
-    params, batch_stats = jax.jit(network.init)(jax.random.key(0), images)
-    optimizer = steps.make_optimizer(trained.stage_1.optimizer, trained.stage_1.steps)
-    psi_optimizer = steps.make_psi_optimizer(trained.stage_1.meta)
-    like = state.create(jax.random.key(0), params, {}, batch_stats, optimizer, None, psi_optimizer)
-    config: dict[str, Any] = dataclasses.asdict(trained)
-    belongs = identity({key: config[key] for key in ('seed', 'data', 'model', 'stage_1')})
-    checkpoints = Checkpoints(
-        run / 'checkpoints' / 'stage_1',
-        keep=trained.records.keep,
-        identity={**belongs, 'data_fingerprint': material.fingerprint},
-    )
-    try:
-        return network, checkpoints.restore(like)
-    finally:
-        checkpoints.close()

@@ -373,3 +373,22 @@ def test_messages_name_the_argument():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize('alpha', [0.1, 0.2, 2.0])
+def test_balanced_mixups_weight_is_beta_of_alpha_and_1(alpha):
+    """Its mean is α / (1 + α): a little of the balanced batch where α is small."""
+    ours, theirs = jnp.zeros((1, 1)), jnp.ones((1, 1))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    mix = jax.vmap(lambda key: augment.balanced_mixup(key, ours, ours, theirs, theirs, alpha))
+    images, targets = jax.jit(mix)(keys)
+    np.testing.assert_array_equal(images, targets)
+    variance = alpha / ((1 + alpha) ** 2 * (2 + alpha))
+    error = 5 * np.sqrt(variance / 4000)
+    assert np.mean(images) == pytest.approx(alpha / (1 + alpha), abs=error)
+
+
+def test_balanced_mixup_refuses_batches_of_two_sizes():
+    a, b = jnp.ones((2, 3)), jnp.ones((4, 3))
+    with pytest.raises(ValueError, match=r'balanced_images: got shape \(4, 3\), wanted \(2, 3\)'):
+        augment.balanced_mixup(jax.random.key(0), a, a, b, a, 1.0)

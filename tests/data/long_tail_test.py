@@ -178,3 +178,27 @@ def test_no_seed_is_refused():
     # numpy would take None and draw another subset in every run.
     with pytest.raises(TypeError):
         long_tail.long_tailed_subset([0, 0], [1], seed=None)
+
+
+@pytest.mark.parametrize('share', [0.1, 0.3])
+def test_what_is_held_out_is_a_share_of_every_class(share):
+    """A validation set must know the tail: at least one of each class, and never all."""
+    counts = np.array([50, 11, 2])
+    mask = long_tail.held_out(counts, share, seed=3)
+    apart = [part.sum() for part in np.split(mask, np.cumsum(counts)[:-1])]
+    assert apart == [round(50 * share), max(1, round(11 * share)), 1]
+    np.testing.assert_array_equal(mask, long_tail.held_out(counts, share, seed=3))
+    assert np.any(mask != long_tail.held_out(counts, share, seed=4))
+
+
+@pytest.mark.parametrize(
+    ('counts', 'share', 'message'),
+    [
+        ([5, 1], 0.1, 'class 1 holds 1 examples, of which 1 would be held out'),
+        ([5, 5], 0.0, 'held_out: got 0.0, wanted a share above 0 and below 1'),
+        ([5, 5], np.nan, 'held_out: got nan'),
+    ],
+)
+def test_a_class_is_never_held_out_whole(counts, share, message):
+    with pytest.raises(ValueError, match=message):
+        long_tail.held_out(counts, share, seed=0)

@@ -13,10 +13,13 @@ from balms_jax.training import (
     interruption,
     job,
     measures,
+    post_hoc,
     records,
+    stage_states,
     stages,
     steps,
 )
+from balms_jax.training.material import load_material
 from balms_jax.training.recipe import ConfigError
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
@@ -64,6 +67,12 @@ MECHANISMS = [
     'meta_weight_net',
     'class_balanced_domain_adaptation',
     'balanced_softmax_mixup',
+    'balanced_mixup',
+    'tau_normalized',
+    'nearest_class_mean',
+    'bilateral_branch',
+    'balanced_softmax_experts',
+    'balanced_softmax_averaged',
 ]
 
 
@@ -307,3 +316,81 @@ def test_metrics_are_fetched_after_the_next_step_was_dispatched(
         'dispatch, dispatch, 1, dispatch, 2, dispatch, 3, dispatch, 4, 5, dispatch, dispatch, 6, 7'
     )
     assert ', '.join(map(str, events)) == wanted
+
+
+def test_the_held_out_images_are_not_trained_on(small_recipe):
+    """A validation image that was trained on would choose τ and T as if nothing were unseen."""
+    recipe = small_recipe('tau_normalized')
+    whole = load_material(small_recipe('softmax'))
+    parted = load_material(recipe)
+    assert sum(parted.held_out_counts) > 0
+    both = np.concatenate([parted.train_images, parted.held_out_images])
+    assert len(both) == len(whole.train_images)
+    rows = {image.tobytes() for image in parted.train_images}
+    assert not any(image.tobytes() in rows for image in parted.held_out_images)
+    counts = np.add(parted.class_counts, parted.held_out_counts)
+    np.testing.assert_array_equal(counts, whole.class_counts)
+    assert parted.fingerprint != whole.fingerprint
+
+
+@pytest.mark.parametrize('source', ['train', 'redraw', 'held_out'])
+def test_the_meta_set_is_the_one_that_was_asked_for(source, small_recipe):
+    recipe = small_recipe('balms')
+    meta = dataclasses.replace(recipe.stage_2.meta, source=source)
+    material = load_material(
+        dataclasses.replace(
+            recipe,
+            data=dataclasses.replace(recipe.data, held_out=0.2 if source == 'held_out' else 0.0),
+            stage_2=dataclasses.replace(recipe.stage_2, meta=meta),
+        )
+    )
+    assert len(material.meta_images) == sum(material.meta_counts)
+    if source == 'train':
+        assert material.meta_images is material.train_images
+    elif source == 'redraw':
+        assert material.meta_counts == material.class_counts
+        assert np.any(material.meta_images != material.train_images)
+    else:
+        assert material.meta_images is material.held_out_images
+
+
+def test_another_classifier_at_test_is_recorded_with_what_was_chosen(small_recipe, tmp_path):
+    """τ is one of the grid; a calibrated prediction has no larger loss where T was chosen."""
+    result = job.train(small_recipe('tau_normalized'), tmp_path / 'run')
+    facts = json.loads((tmp_path / 'run' / 'run.json').read_text())
+    assert any(np.isclose(facts['tau_of_normalization'], post_hoc.TAUS))
+    assert 0 <= facts['held_out_accuracy'] <= 1
+    assert facts['held_out_examples'] > 0
+    calibrated = result['uniform']['calibrated']
+    assert any(np.isclose(calibrated['temperature'], post_hoc.TEMPERATURES))
+    assert 'calibrated' not in result['train']
+
+
+def test_a_trained_network_is_read_back(small_recipe, tmp_path):
+    """What was evaluated at the end is what comes out of the checkpoint, averages included."""
+    for method in ('balms', 'balanced_softmax_averaged'):
+        result = job.train(small_recipe(method), tmp_path / method)
+        recipe, material, network, current = stage_states.load_trained(tmp_path / method)
+        again = measures.final_evaluation(recipe, material, network, current, None)
+        assert again == result
+    first = stage_states.load_trained(tmp_path / 'balms', stage='stage_1')
+    assert int(first.state.step) == first.recipe.stage_1.steps
+    with pytest.raises(records.WorkdirError, match=r"stage: got 'stage_2', wanted one of those"):
+        stage_states.load_trained(tmp_path / 'balanced_softmax_averaged', stage='stage_2')
+    with pytest.raises(records.WorkdirError, match='holds no run'):
+        stage_states.load_trained(tmp_path)
+
+
+def test_a_run_of_a_version_that_knew_fewer_settings_goes_on(small_recipe, tmp_path):
+    """A setting that was added since had its default then; another value is another run."""
+    recipe = small_recipe('softmax')
+    job.train(recipe, tmp_path)
+    before, config = metrics(tmp_path), json.loads((tmp_path / 'config.json').read_text())
+    del config['data']['held_out'], config['stage_1']['averaging']
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    job.train(recipe, tmp_path)
+    assert metrics(tmp_path) == before
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    stage_1 = dataclasses.replace(recipe.stage_1, averaging=0.9)
+    with pytest.raises(records.WorkdirError, match=r'averaging is 0\.0 there and 0\.9 here'):
+        job.train(dataclasses.replace(recipe, stage_1=stage_1), tmp_path)

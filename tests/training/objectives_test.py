@@ -75,3 +75,15 @@ def test_a_learned_adjustment_of_the_log_prior_is_balanced_softmax():
     learned = values(tau=0.0, adjustment=priors.log_prior(COUNTS))
     np.testing.assert_allclose(learned, values(tau=1.0), rtol=1e-6)
     np.testing.assert_allclose(values(adjustment=jnp.zeros(3)), values(tau=1.0), rtol=1e-6)
+
+
+def test_experts_of_one_tau_are_one_classifier():
+    """Without a spread their mean loss is that of each; with one, the mean over τ."""
+    three = jnp.stack([LOGITS] * 3, 1)
+    settings = recipe.Loss(expert_spread=0.0)
+    alike = objectives.make_example_losses(settings, COUNTS)(three, LABELS, SPARED)
+    np.testing.assert_allclose(alike, values(), rtol=1e-6)
+    apart = objectives.make_example_losses(recipe.Loss(), COUNTS)(three, LABELS, SPARED)
+    wanted = np.mean([values(tau=tau) for tau in (0.0, 1.0, 2.0)], 0)
+    np.testing.assert_allclose(apart, wanted, rtol=1e-5)
+    assert objectives.expert_taus(recipe.Loss(tau=1.0, expert_spread=0.5), 2) == (0.75, 1.25)

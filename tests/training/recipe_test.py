@@ -35,7 +35,7 @@ def change(key, value):
 @pytest.mark.parametrize(
     ('key', 'value', 'message'),
     [
-        ('stage_1.stepss', 3, r'stage_1\.stepss: no such key; wanted one of batch_size'),
+        ('stage_1.stepss', 3, r'stage_1\.stepss: no such key; wanted one of averaging, batch_size'),
         ('stage_1.steps', 0, r'stage_1\.steps: got 0, wanted at least 1'),
         ('stage_1.steps', '3', r"stage_1\.steps: got '3' of type str, wanted int"),
         ('stage_1.steps', True, r'stage_1\.steps: got True of type bool, wanted int'),
@@ -163,3 +163,29 @@ def test_missing_keys_take_their_defaults():
     """A config need only say what it changes."""
     read = recipe.from_config(ConfigDict({'stage_1': {'steps': 5}}))
     assert read == recipe.Recipe(stage_1=recipe.Stage(steps=5))
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        ('data.held_out', 1.0, r'data\.held_out: got 1\.0, wanted 0 to less than 1'),
+        ('stage_2.meta.source', 'held_out', r"source: got 'held_out' and data\.held_out = 0"),
+        ('evaluation.classifier', 'tau_normalized', r'whose τ is chosen on held-out images'),
+        ('evaluation.classifier', 'nearest', r"classifier: got 'nearest', wanted one of trained"),
+        ('stage_1.averaging', 1.0, r'stage_1\.averaging: got 1\.0, wanted 0 to less than 1'),
+        ('stage_1.mixup_partners', 'all', r"mixup_partners: got 'all', wanted one of batch"),
+        ('model.classifier', 'experts', r"stage_2\.meta\.rebalancer: got 'meta_sampler' for 'exp"),
+        ('model.classifier', 'bilateral', r"draws: got 'shuffled' and model\.classifier = 'bilat"),
+        ('stage_1.draws', 'bilateral', r"wanted 'bilateral' of both or of neither"),
+    ],
+)
+def test_parts_that_need_each_other_are_checked_together(key, value, message):
+    with pytest.raises(recipe.ConfigError, match=message):
+        recipe.from_config(change(key, value))
+
+
+def test_other_classifiers_at_test_are_made_of_a_linear_one():
+    values = change('evaluation.classifier', 'nearest_mean')
+    values.model.classifier = 'cosine'
+    with pytest.raises(recipe.ConfigError, match=r"'nearest_mean' of a 'cosine' classifier"):
+        recipe.from_config(values)

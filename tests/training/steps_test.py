@@ -35,6 +35,7 @@ def take_steps(stage, count, seed=0, features=None):
         steps.make_optimizer(stage.optimizer, stage.steps),
         rebalancer.psi if rebalancer else None,
         steps.make_psi_optimizer(stage.meta),
+        averages=stage.averaging > 0,
     )
     if features is None:
         features = jax.random.normal(jax.random.key(1), (1, sum(COUNTS), 2))
@@ -178,3 +179,88 @@ def test_the_weight_net_is_trained():
         assert np.all(np.isfinite(moved))
         assert np.any(moved != start)
     assert np.all(np.isfinite(metrics['loss']))
+
+
+def test_class_balanced_partners_move_the_targets_towards_balance():
+    """λ of Beta(α, 1): at a large α the batch is almost the class-balanced one."""
+    stage = stage_of(mixup=50.0, mixup_partners='class_balanced', loss=recipe.Loss(tau=0.0))
+    of_class = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    inputs = jnp.asarray(np.repeat(of_class, COUNTS, 0)[None], jnp.float32)
+    after, _ = take_steps(dataclasses.replace(stage, batch_size=14), 1, features=inputs)
+    plain, _ = take_steps(stage_of(loss=recipe.Loss(tau=0.0), batch_size=14), 1, features=inputs)
+    # At zero logits ∂ℓ/∂w of the tail's own feature and class is −2/3 of its share of the batch.
+    assert float(after.trained['w'][1, 2]) > 1.3 * float(plain.trained['w'][1, 2])
+
+
+def test_the_average_is_the_moving_one_and_leaves_training_as_it_is():
+    """a ← d a + (1 − d) θ, d = min(decay, (1 + t) / (10 + t)), of what is trained besides."""
+    stage = stage_of(averaging=0.3)
+    plain, _ = take_steps(stage_of(), 3)
+    after, _ = take_steps(stage, 3)
+    np.testing.assert_array_equal(after.trained['w'], plain.trained['w'])
+    wanted = np.zeros((2, 3))
+    for t in range(3):
+        decay = min(0.3, (1 + t) / (10 + t))
+        trained = take_steps(stage_of(), t + 1)[0].trained['w']
+        wanted = decay * wanted + (1 - decay) * np.asarray(trained)
+    np.testing.assert_allclose(after.tested.trained['w'], wanted, rtol=1e-5, atol=1e-7)
+    assert plain.tested is plain
+
+
+def bilateral_task():
+    """Two linear branches, which count what each has seen in their batch statistics."""
+
+    def logits(params, stats, inputs, train):
+        seen = {name: stats[name] + inputs.sum() for name in stats}
+        return jnp.stack([inputs @ params['a'], inputs @ params['b']], 1), seen
+
+    return dataclasses.replace(linear_task(), logits=logits)
+
+
+def bilateral_step(step, steps_of_stage=20):
+    optimizer = recipe.Optimizer(momentum=0.0, nesterov=False, weight_decay=0.0)
+    stage = stage_of(
+        draws='bilateral', optimizer=optimizer, loss=recipe.Loss(tau=0.0), steps=steps_of_stage
+    )
+    stats = {'uniform': jnp.zeros(()), 'reversed': jnp.zeros(()), 'trunk': jnp.zeros(())}
+    params = {'a': jnp.zeros((2, 3)), 'b': jnp.zeros((2, 3))}
+    no_psi = steps.make_psi_optimizer(stage.meta)
+    current = state.create(
+        jax.random.key(0),
+        params,
+        {},
+        stats,
+        steps.make_optimizer(stage.optimizer, stage.steps),
+        None,
+        no_psi,
+    )
+    current = dataclasses.replace(current, step=jnp.asarray(step, jnp.int32))
+    features = jax.random.normal(jax.random.key(1), (1, sum(COUNTS), 2))
+    return stage, steps.make_step(bilateral_task(), stage, None)(current, features, features)
+
+
+def test_two_branches_begin_with_the_uniform_one():
+    """α = 1 − (t / T)²: at first the reversed branch gets no gradient."""
+    stage, (after, metrics) = bilateral_step(0)
+    assert float(steps.uniform_share(stage, 0)) == 1
+    assert float(steps.uniform_share(stage, 10)) == 0.75
+    assert np.any(after.trained['a'] != 0)
+    np.testing.assert_array_equal(after.trained['b'], 0)
+    assert float(metrics['loss']) == pytest.approx(np.log(3), rel=1e-6)
+
+
+def test_two_branches_share_the_loss_as_alpha_says():
+    """At zero logits the gradient of W_a is α (α ∂ℓ(uniform labels) + (1 − α) ∂ℓ(reversed))."""
+    _, (after, _) = bilateral_step(10)
+    assert np.any(after.trained['a'] != 0)
+    assert np.any(after.trained['b'] != 0)
+
+
+def test_each_branchs_statistics_are_of_its_own_batch():
+    """The trunk sees both batches, a branch only its own: their sums add up."""
+    _, (after, _) = bilateral_step(10)
+    stats = after.batch_stats
+    assert float(stats['trunk']) == pytest.approx(
+        float(stats['uniform']) + float(stats['reversed']), rel=1e-5
+    )
+    assert float(stats['uniform']) != float(stats['reversed'])

@@ -1,0 +1,158 @@
+"""What do the features look like? Figure 4: t-SNE of the test set, by first stage.
+
+Command   python -m experiments.feature_space --data_dir data [--scale cpu]
+Scales    smoke, cpu and paper, as of experiments/ablation.py, whose runs it shares
+Cost      cpu: that of three first stages that are not there yet, and two minutes; smoke: a minute
+Ends in   experiments/results/feature_space/page.html
+Measures  t-SNE (scikit-learn) of 100 test images a class; the share of a test image's five nearest
+          neighbours in the full feature space that are of its class, and how far apart the class
+          means lie beside the scatter within (Fisher's ratio), over all classes and the tail
+Expected  features of Balanced Softmax keep tail classes together better than those of softmax;
+          class-balanced sampling scatters the tail
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+from sklearn.neighbors import NearestNeighbors
+
+from balms_jax.report import Run
+from balms_jax.report.comparison import Replicates, format_statistic
+from balms_jax.report.figure_style import new_figure, plain, styled
+from balms_jax.report.html import embedded
+from balms_jax.training.inputs import feature_extractor
+from balms_jax.training.stage_states import load_trained
+from experiments import whole_runs
+
+METHODS = ('softmax', 'softmax_cbs', 'balanced_softmax')
+FEW = ('softmax', 'balanced_softmax')
+PER_CLASS = 100  # test images of a class
+NEIGHBOURS = 5
+
+
+class Space(NamedTuple):
+    """Features of some test images."""
+
+    features: np.ndarray  # [examples, features]
+    labels: np.ndarray  # [examples]
+
+
+def main() -> None:
+    """Runs the experiment."""
+    options = whole_runs.options_of(__doc__, 'feature_space', METHODS, FEW)
+    runs = whole_runs.train(options)
+    groups, _ = whole_runs.figures_of(runs)
+    spaces = {run.path: space_of(run) for run in runs}
+    rows = [row(group, spaces) for group in groups]
+    caption = (
+        f't-SNE of the features of {PER_CLASS} test images a class (fewer where there are not as '
+        'many), the first seed; colours are classes, listed from most to fewest training images.'
+    )
+    shown = {group.label: spaces[group.first.path] for group in groups}
+    names = [plain(name) for name in runs[0].class_names]
+    drawn = [embedded(maps(shown, names), caption, 't-SNE of features')]
+    title = 'What do the features look like?'
+    whole_runs.write_page(
+        options, 'feature_space', title, answer(groups, spaces), rows, drawn, runs
+    )
+
+
+def space_of(run: Run) -> Space:
+    """The features that a run's last network gives the first test images of each class."""
+    trained = load_trained(run.path)
+    source = trained.material.source
+    places = np.concatenate(
+        [np.flatnonzero(source.test_labels == j)[:PER_CLASS] for j in range(source.num_classes)]
+    )
+    extract = feature_extractor(trained.network, trained.state, trained.recipe, source)
+    return Space(extract(source.test_images[places]), source.test_labels[places])
+
+
+def neighbour_purity(space: Space) -> np.ndarray:
+    """The share of each class's nearest neighbours, by cosine, that are of it, ``[classes]``."""
+    near = NearestNeighbors(n_neighbors=NEIGHBOURS + 1, metric='cosine').fit(space.features)
+    places = near.kneighbors(space.features, return_distance=False)[:, 1:]
+    same = (space.labels[places] == space.labels[:, None]).mean(1)
+    return np.array([same[space.labels == j].mean() for j in range(space.labels.max() + 1)])
+
+
+def fisher_ratio(space: Space) -> np.ndarray:
+    """Of each class, ``[classes]``: ‖μ_j − μ‖² over the mean ‖f − μ_j‖² of its features."""
+    centre = space.features.mean(0)
+    ratios = []
+    for j in range(space.labels.max() + 1):
+        own = space.features[space.labels == j]
+        mean = own.mean(0)
+        scatter = np.sum((own - mean) ** 2, 1).mean()
+        ratios.append(np.sum((mean - centre) ** 2) / max(scatter, 1e-12))
+    return np.array(ratios)
+
+
+def tail_of(run: Run) -> np.ndarray:
+    """The rarer half of the classes, ``[classes]``, bool."""
+    ranks = np.argsort(np.argsort(-run.class_counts, kind='stable'))
+    return np.asarray(ranks >= run.class_counts.size / 2)
+
+
+def row(group: Replicates, spaces: dict[Path, Space]) -> dict[str, str]:
+    """A first stage in numbers."""
+    tail = tail_of(group.first)
+    purities = np.stack([neighbour_purity(spaces[run.path]) for run in group.runs])
+    ratios = np.stack([fisher_ratio(spaces[run.path]) for run in group.runs])
+
+    def told(values: np.ndarray, scale: float = 1, digits: int = 2) -> str:
+        mean, spread = whole_runs.over_seeds(values.mean(1))
+        return whole_runs.number(mean, spread, scale=scale, digits=digits)
+
+    return {
+        'features of': group.label,
+        'neighbours of the same class %': told(purities, scale=100, digits=1),
+        'rarer half %': told(purities[:, tail], scale=100, digits=1),
+        'Fisher ratio': told(ratios),
+        'rarer half': told(ratios[:, tail]),
+        'top-1 %': format_statistic(group, 'top1'),
+    }
+
+
+def answer(groups: list[Replicates], spaces: dict[Path, Space]) -> str:
+    """In words: whose features keep the rarer classes together."""
+    tail = tail_of(groups[0].first)
+    found = {
+        group.label: 100
+        * float(np.mean([neighbour_purity(spaces[run.path])[tail] for run in group.runs]))
+        for group in groups
+    }
+    ordered = sorted(found, key=found.__getitem__, reverse=True)
+    told = ', '.join(f'{found[label]:.1f} % with {label}' for label in ordered)
+    return (
+        f'Of the {NEIGHBOURS} nearest neighbours of a test image of the rarer half of the classes, '
+        f'of its own class are: {told}.'
+    )
+
+
+@styled
+def maps(spaces: dict[str, Space], names: list[str]) -> Figure:
+    """A map for each first stage, a colour for each class."""
+    drawing = new_figure((10.0, 10.0 / len(spaces) + 0.5))
+    colors = matplotlib.colormaps['tab10' if len(names) <= 10 else 'turbo']
+    for place, (label, space) in enumerate(spaces.items()):
+        axes = drawing.add_subplot(1, len(spaces), place + 1)
+        laid_out = TSNE(init='pca', perplexity=30, random_state=0).fit_transform(space.features)
+        for j, name in enumerate(names):
+            shade = colors(j if len(names) <= 10 else j / (len(names) - 1))
+            own = laid_out[space.labels == j]
+            axes.plot(own[:, 0], own[:, 1], '.', ms=3, color=shade, label=name)
+        axes.set(title=label, xticks=[], yticks=[])
+        axes.grid(False)
+    if len(names) <= 10:
+        handles, labels = drawing.axes[0].get_legend_handles_labels()
+        drawing.legend(handles, labels, loc='outside lower center', ncols=10, markerscale=3)
+    return drawing
+
+
+if __name__ == '__main__':
+    main()

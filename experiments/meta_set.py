@@ -1,0 +1,103 @@
+"""Where should the meta set come from? What users of the released code asked.
+
+Command   python -m experiments.meta_set --data_dir data [--scale cpu]
+Scales    smoke, cpu and paper, as of experiments/ablation.py, whose runs it shares
+Cost      cpu: two first stages of 1,200 steps a seed, and a minute for each second one; smoke: a
+          minute
+Ends in   experiments/results/meta_set/page.html
+Measures  top-1 accuracy of BALMS with its meta set drawn class by class from the training set
+          itself, from a second long-tailed subset of the pool (a redraw, which brings images that
+          training never saw), and from a tenth held out of the training set; for the last beside a
+          run that lost the same tenth and draws its meta set from what is left
+Expected  a redraw gains, most in the tail, for it adds images; holding out costs more images of the
+          tail than an unseen meta set is worth
+"""
+
+from ml_collections import ConfigDict
+
+from balms_jax.report.comparison import Replicates, format_statistic
+from experiments import whole_runs
+from experiments.whole_runs import Variant
+
+HELD_OUT = 0.1
+
+
+def _redrawn(config: ConfigDict) -> None:
+    config.stage_2.meta.source = 'redraw'
+
+
+def _smaller(config: ConfigDict) -> None:
+    config.data.held_out = HELD_OUT
+
+
+def _held_out(config: ConfigDict) -> None:
+    _smaller(config)
+    config.stage_2.meta.source = 'held_out'
+
+
+VARIANTS = {
+    'balms_redraw': Variant('balms', _redrawn),
+    'balms_smaller': Variant('balms', _smaller),
+    'balms_held_out': Variant('balms', _held_out),
+}
+NAMES = {
+    'balms': 'the training set',
+    'balms_redraw': 'a second subset of the pool',
+    'balms_smaller': 'the training set, a tenth held out and unused',
+    'balms_held_out': 'a tenth held out of the training set',
+}
+
+
+def main() -> None:
+    """Runs the experiment."""
+    names = tuple(NAMES)
+    options = whole_runs.options_of(
+        __doc__, 'meta_set', ('softmax', *names), names, variants=VARIANTS
+    )
+    runs = [r for r in whole_runs.train(options, VARIANTS) if whole_runs.name_of(r) in NAMES]
+    groups, figures = whole_runs.figures_of(runs, NAMES)
+    rows = [row(group) for group in groups]
+    title = 'Where should the meta set come from?'
+    drawn = figures.accuracy()[:2] + figures.learned()[:1]
+    whole_runs.write_page(options, 'meta_set', title, answer(groups), rows, drawn, runs)
+
+
+def row(group: Replicates) -> dict[str, str]:
+    """A meta set: what it is made of, and what it is worth."""
+    facts = group.first.facts
+    held_out = facts['held_out_examples']
+    return {
+        'meta set': group.label,
+        'images trained on': f'{sum(facts["class_counts"]):,}',
+        'held out': f'{held_out:,}' if held_out else 'none',
+        **{
+            f'{name} %': format_statistic(group, field)
+            for name, field in {
+                'top-1': 'top1',
+                'many': 'many',
+                'medium': 'medium',
+                'few': 'few',
+            }.items()
+        },
+    }
+
+
+def answer(groups: list[Replicates]) -> str:
+    """In words: what each other meta set gains on the one that needs no other images."""
+    by_name = {whole_runs.name_of(group.first): group for group in groups}
+    told = []
+    for text, name, base in (
+        ('A second subset of the pool in place of the training set brings {}', 'redraw', ''),
+        ('holding a tenth out for it brings {}', 'held_out', ''),
+        ('of which the lost tenth is {}', 'smaller', ''),
+        ('and that the meta set is unseen {}', 'held_out', 'smaller'),
+    ):
+        pair = [by_name.get(f'balms_{part}' if part else 'balms') for part in (name, base)]
+        if pair[0] and pair[1]:
+            gain = whole_runs.gain(pair[0], pair[1])
+            told.append(text.format(whole_runs.number(*gain, digits=1, sign=True)))
+    return '; '.join(told) + ' points, mean and standard error over seeds.'
+
+
+if __name__ == '__main__':
+    main()
