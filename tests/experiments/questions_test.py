@@ -2,16 +2,20 @@
 
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from experiments import (
+    convergence_rate,
     feature_sources,
+    feature_space,
     instance_or_class,
     learned_adjustment,
     learned_rates,
     marginal_likelihood,
+    meta_set,
     over_balance,
     whole_runs,
     with_and_without,
@@ -28,6 +32,9 @@ QUESTIONS = {
         feature_sources,
         instance_or_class,
         learned_adjustment,
+        meta_set,
+        feature_space,
+        convergence_rate,
     )
 }
 
@@ -69,3 +76,53 @@ def test_numbers_show_their_spread_where_there_is_one():
     assert whole_runs.number(0.5, 0.01, scale=100, digits=1) == '50.0 ± 1.0'
     assert whole_runs.number(0.5, np.nan, sign=True) == '+0.50'
     assert whole_runs.number(np.nan, np.nan) == '–'
+
+
+def test_a_gain_is_paired_by_seed():
+    """Seeds move both methods alike: the error is that of the differences."""
+
+    def group(*by_seed):
+        runs = [SimpleNamespace(facts={'seed': s}, final={'top1': a}) for s, a in by_seed]
+        return SimpleNamespace(runs=runs)
+
+    mean, error = whole_runs.gain(group((0, 0.5), (1, 0.7)), group((1, 0.6), (0, 0.42), (2, 0.1)))
+    assert mean == pytest.approx(9.0)
+    assert error == pytest.approx(1.0)
+
+
+def test_the_rate_is_found_within_classes():
+    """Gaps that go as a_j n^−1.5: harder classes are rarer here, which must not pass for a rate."""
+    classes, counts = np.repeat(np.arange(4), 3), np.array([9, 90, 900, 5, 50, 500] * 2)
+    level = np.array([1.0, 10.0, 100.0, 1000.0])[classes]
+    gaps = convergence_rate.Gaps(classes, counts, level * counts**-1.5)
+    assert convergence_rate.slope(gaps) == pytest.approx(1.5)
+    rate = convergence_rate.rate_of(gaps)
+    assert rate.low == pytest.approx(1.5)
+    assert rate.high == pytest.approx(1.5)
+    one_size = convergence_rate.Gaps(np.arange(4), np.full(4, 9), np.ones(4))
+    assert np.isnan(convergence_rate.slope(one_size))
+
+
+def test_the_interval_of_a_rate_holds_it():
+    """Noise of a tenth in log gap over 20 classes: the interval is narrow, and not of width 0."""
+    rng = np.random.default_rng(0)
+    classes, counts = np.repeat(np.arange(20), 3), np.tile([10, 100, 1000], 20)
+    gaps = np.exp(0.1 * rng.normal(size=60)) * counts**-0.5
+    rate = convergence_rate.rate_of(convergence_rate.Gaps(classes, counts, gaps))
+    assert rate.low < rate.value < rate.high
+    assert rate.low == pytest.approx(0.5, abs=0.03)
+    assert rate.high == pytest.approx(0.5, abs=0.03)
+
+
+def test_neighbours_and_fishers_ratio_tell_classes_apart():
+    """Two tight clusters: all neighbours are of the class; one cloud: half of them."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 50)
+    noise = rng.normal(size=(100, 4))
+    apart = feature_space.Space(noise * 0.01 + np.eye(4)[labels], labels)
+    together = feature_space.Space(noise, labels)
+    np.testing.assert_allclose(feature_space.neighbour_purity(apart), 1)
+    np.testing.assert_allclose(feature_space.neighbour_purity(together), 0.5, atol=0.12)
+    # Centres 1/√2 from the middle, scatter 4 · 10⁻⁴.
+    np.testing.assert_allclose(feature_space.fisher_ratio(apart), 0.5 / 4e-4, rtol=0.3)
+    assert feature_space.fisher_ratio(together).max() < 0.1

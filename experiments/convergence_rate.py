@@ -1,0 +1,294 @@
+"""Which τ does the measured rate of convergence call for? R1Q1 and R4Q1 of the reply.
+
+With a bound that shrinks as n^(−r), the margins that minimise it give CE(η + τ log π), τ = r/2: ¼
+for the bound of the paper, r = ½, and 1, Balanced Softmax, for r = 2. Here r is measured.
+
+Command   python -m experiments.convergence_rate --data_dir data [--scale cpu]
+Scales    smoke  digits, one imbalance factor, two sizes
+          cpu    ResNet-8 of width 8, CIFAR-10-LT, factors 10, 100 and 200, and the subset of factor
+                 100 at a half and a quarter of its size
+          paper  the same with the paper's recipe
+Cost      cpu: five first stages of 1,200 steps a seed, and seconds for each τ; smoke: a minute
+Ends in   experiments/results/convergence_rate/page.html
+Measures  the generalisation gap of every class, its mean loss on the test set less that on its
+          training images, without augmentation, under plain softmax and under Balanced Softmax on
+          the same features; r, from log gap = a_j − r log n_j with an a_j for each class, so that a
+          class is compared with itself at other sizes; intervals by resampling classes (95 %).
+          Beside it top-1 accuracy over a sweep of τ, the classifier retrained on softmax features
+Expected  r between ½ and 2; the best τ near 1, above r/2, as in the paper
+"""
+
+import functools
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from balms_jax import bounds
+from balms_jax.models import Network
+from balms_jax.report import Run
+from balms_jax.report.comparison import format_statistic, group_runs
+from balms_jax.report.figure_style import COUNT_COLORS, FAINT, WIDE, new_figure, styled
+from balms_jax.report.html import embedded
+from balms_jax.training.inputs import feature_extractor
+from balms_jax.training.measures import classified
+from balms_jax.training.stage_states import Trained, load_trained
+from experiments import whole_runs
+from experiments.whole_runs import Variant
+
+TAUS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+MEASURED = {'softmax_decoupled': 'softmax', 'balanced_softmax_decoupled': 'Balanced Softmax'}
+LARGEST_DIGITS = 128  # images of a class of digits, about
+RESAMPLES = 2000
+
+
+def _of_tau(tau: float, config: ConfigDict) -> None:
+    config.stage_2.loss.tau = tau
+
+
+def _of_size(divisor: int, config: ConfigDict) -> None:
+    config.data.head_count = (config.data.head_count or LARGEST_DIGITS) // divisor
+
+
+SWEEP = {
+    f'tau_{tau:g}': Variant('balanced_softmax_decoupled', functools.partial(_of_tau, tau))
+    for tau in TAUS
+}
+SIZES = {
+    f'{method}_{name}': Variant(method, functools.partial(_of_size, divisor))
+    for name, divisor in (('half', 2), ('quarter', 4))
+    for method in MEASURED
+}
+VARIANTS = SWEEP | SIZES
+FEW = (*MEASURED, *list(SIZES)[:2], 'tau_0', 'tau_1')
+
+
+class Gaps(NamedTuple):
+    """Generalisation gaps; each ``[measurements]``, one a class of a run."""
+
+    classes: np.ndarray
+    counts: np.ndarray  # n
+    gaps: np.ndarray  # nats
+
+
+class Rate(NamedTuple):
+    """r with its interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+def main() -> None:
+    """Runs the experiment."""
+    factors = (10.0, 100.0, 200.0)
+    options = whole_runs.options_of(
+        __doc__,
+        'convergence_rate',
+        ('softmax', *MEASURED, *SIZES, *SWEEP),
+        FEW,
+        factors={'cpu': factors, 'paper': factors},
+        variants=VARIANTS,
+    )
+    runs = whole_runs.train(options, VARIANTS)
+    measured = {
+        words: gaps_of([run for run in runs if _measures(run, method)])
+        for method, words in MEASURED.items()
+    }
+    rates = {words: rate_of(gaps) for words, gaps in measured.items()}
+    swept = [run for run in runs if whole_runs.name_of(run).startswith('tau_')]
+    rows = [row(words, gaps, rates[words]) for words, gaps in measured.items()]
+    rows += sweep_rows(swept)
+    caption = (
+        'The gap of every class against its number of training images, a dot a class and run, '
+        'lines join a class; dashed, the fitted rate. Right: a τ of the sweep against accuracy, '
+        'a line an imbalance factor; shaded, r / 2 by either loss with its interval.'
+    )
+    drawn = [embedded(figure(measured, rates, swept), caption, 'Gaps and the sweep of τ')]
+    title = 'Which τ does the rate of convergence call for?'
+    whole_runs.write_page(
+        options, 'convergence_rate', title, answer(rates, swept), rows, drawn, runs
+    )
+
+
+def _measures(run: Run, method: str) -> bool:
+    name = whole_runs.name_of(run)
+    return name == method or name in {f'{method}_half', f'{method}_quarter'}
+
+
+def gaps_of(runs: Sequence[Run]) -> Gaps:
+    """The gap of every class of every run; what was computed before is read from its folder."""
+    parts = []
+    for run in runs:
+        path = run.path / 'generalisation_gaps.json'
+        if not path.exists():
+            path.write_text(json.dumps([float(gap) for gap in class_gaps(load_trained(run.path))]))
+        gaps = np.array(json.loads(path.read_text()))
+        parts.append((np.arange(gaps.size), run.class_counts, gaps))
+    return Gaps(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def class_gaps(trained: Trained) -> np.ndarray:
+    """Test loss less training loss of every class, ``[classes]``, nats, by plain softmax."""
+    recipe, material, network, state = trained
+    source = material.source
+    features = feature_extractor(network, state, recipe, source)
+    counts = np.asarray(material.class_counts)
+    of_train = _class_losses(
+        network,
+        state.params,
+        features(material.train_images),
+        np.repeat(np.arange(counts.size), counts),
+    )
+    of_test = _class_losses(network, state.params, features(source.test_images), source.test_labels)
+    return of_test - of_train
+
+
+def _class_losses(
+    network: Network, params: dict, features: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    logits = classified(network, params, jnp.asarray(features))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels))
+    sums = jax.ops.segment_sum(losses, jnp.asarray(labels), logits.shape[-1])
+    return np.asarray(sums) / np.bincount(labels, minlength=logits.shape[-1])
+
+
+def slope(gaps: Gaps) -> float:
+    """R by least squares, every class with its own level; NaN where no class has two sizes."""
+    log_counts, log_gaps = np.log(gaps.counts), np.log(gaps.gaps)
+    across = np.zeros_like(log_counts)
+    within = np.zeros_like(log_gaps)
+    for j in np.unique(gaps.classes):
+        own = gaps.classes == j
+        across[own] = log_counts[own] - log_counts[own].mean()
+        within[own] = log_gaps[own] - log_gaps[own].mean()
+    spread = across @ across
+    return float(-(across @ within) / spread) if spread > 1e-12 else float('nan')
+
+
+def rate_of(gaps: Gaps) -> Rate:
+    """R, and what it is over resampled classes; a gap that is not above 0 is left out."""
+    known = gaps.gaps > 0
+    kept = Gaps(*(values[known] for values in gaps))
+    rng = np.random.default_rng(0)
+    classes = np.unique(kept.classes)
+    found = []
+    for _ in range(RESAMPLES):
+        drawn = rng.choice(classes, classes.size)
+        places = [np.flatnonzero(kept.classes == j) for j in drawn]
+        named = np.repeat(np.arange(drawn.size), [p.size for p in places])
+        each = np.concatenate(places)
+        found.append(slope(Gaps(named, kept.counts[each], kept.gaps[each])))
+    low, high = np.nanpercentile(found, (2.5, 97.5))
+    return Rate(slope(kept), float(low), float(high))
+
+
+def row(words: str, gaps: Gaps, rate: Rate) -> dict[str, str]:
+    """A loss: its rate and the τ that it calls for."""
+    return {
+        'classifier': words,
+        'rate r': f'{rate.value:.2f}',
+        '95 % of resampled classes': f'{rate.low:.2f} to {rate.high:.2f}',
+        'τ = r / 2': f'{bounds.optimal_tau(rate.value):.2f}',
+        'gaps measured': f'{np.sum(gaps.gaps > 0)}',
+        'not above 0': f'{np.sum(gaps.gaps <= 0)}',
+        'top-1 %': '',
+    }
+
+
+def sweep_rows(swept: Sequence[Run]) -> list[dict[str, str]]:
+    """Each imbalance factor's best τ of the sweep, and its accuracy."""
+    rows = []
+    for factor, by_tau in _by_factor(swept).items():
+        tau = best_tau(by_tau)
+        (group,) = group_runs(by_tau[tau])
+        rows.append(
+            {
+                'classifier': f'best τ of the sweep, factor {factor:g}',
+                'rate r': '',
+                '95 % of resampled classes': '',
+                'τ = r / 2': f'{tau:g}',
+                'gaps measured': '',
+                'not above 0': '',
+                'top-1 %': format_statistic(group, 'top1'),
+            }
+        )
+    return rows
+
+
+def _by_factor(swept: Sequence[Run]) -> dict[float, dict[float, list[Run]]]:
+    found: dict[float, dict[float, list[Run]]] = {}
+    for run in swept:
+        tau = run.config['stage_2']['loss']['tau']
+        of_factor = found.setdefault(run.facts['imbalance_factor'], {})
+        of_factor.setdefault(tau, []).append(run)
+    return found
+
+
+def _accuracy(runs: Sequence[Run]) -> float:
+    return 100 * float(np.mean([run.final['top1'] for run in runs]))
+
+
+def best_tau(by_tau: dict[float, list[Run]]) -> float:
+    """The τ of highest accuracy on the test set: a description, nothing is chosen by it."""
+    return max(by_tau, key=lambda tau: _accuracy(by_tau[tau]))
+
+
+def answer(rates: dict[str, Rate], swept: Sequence[Run]) -> str:
+    """In words: the τ that the rates call for, and the one that is best."""
+    told = [
+        f'Under {words} the gap shrinks as n to the −{rate.value:.2f} '
+        f'({rate.low:.2f} to {rate.high:.2f}), which calls for τ = '
+        f'{bounds.optimal_tau(rate.value):.2f}.'
+        for words, rate in rates.items()
+    ]
+    best = [
+        f'{best_tau(by_tau):g} at imbalance factor {factor:g}'
+        for factor, by_tau in _by_factor(swept).items()
+    ]
+    told.append(f'Best in the sweep is τ = {", ".join(best)}.')
+    return ' '.join(told)
+
+
+@styled
+def figure(measured: dict[str, Gaps], rates: dict[str, Rate], swept: Sequence[Run]) -> Figure:
+    """Gaps by class size for each loss, and the sweep of τ."""
+    drawing = new_figure((WIDE[0], WIDE[1] + 0.3))
+    panels = drawing.subplots(1, len(measured) + 1)
+    for axes, (words, gaps) in zip(panels, measured.items(), strict=False):
+        known, classes = gaps.gaps > 0, gaps.classes.max() + 1
+        for j in range(classes):
+            own = known & (gaps.classes == j)
+            order = np.argsort(gaps.counts[own])
+            color = COUNT_COLORS(1 - j / max(classes - 1, 1))
+            axes.loglog(
+                gaps.counts[own][order], gaps.gaps[own][order], '.-', lw=0.6, ms=4, color=color
+            )
+        ends = np.array([gaps.counts.min(), gaps.counts.max()])
+        middle = np.exp(np.log(gaps.counts[known]).mean()), np.exp(np.log(gaps.gaps[known]).mean())
+        fitted = middle[1] * (ends / middle[0]) ** -rates[words].value
+        axes.loglog(ends, fitted, '--', lw=1, color=FAINT)
+        axes.set(title=words, xlabel='training images n of a class', ylabel='gap, nats')
+    axes = panels[-1]
+    for shade, (factor, by_tau) in enumerate(_by_factor(swept).items()):
+        taus = sorted(by_tau)
+        means = [_accuracy(by_tau[tau]) for tau in taus]
+        color = ('#0072b2', '#d55e00', '#009e73')[shade % 3]
+        axes.plot(taus, means, 'o-', ms=3.5, lw=1.2, color=color, label=f'factor {factor:g}')
+    for color, rate in zip(('#7a7a7a', '#56b4e9'), rates.values(), strict=False):
+        low, value, high = (float(bounds.optimal_tau(r)) for r in (rate.low, rate.value, rate.high))
+        axes.axvspan(low, high, color=color, alpha=0.15, lw=0)
+        axes.axvline(value, color=color, lw=1)
+    axes.set(xlabel='τ', ylabel='top-1 accuracy, %')
+    axes.legend()
+    return drawing
+
+
+if __name__ == '__main__':
+    main()
