@@ -8,7 +8,7 @@ Measures  time: steps by turns in one process, medians of the ratio to the plain
           round; FLOPs and temporary memory as the compiler counts them; the time to compile.
           Beside the modes: the official order written out, in which nothing is shared; with
           --torch_python the official algorithm in PyTorch, by turns with ours
-          (experiments/torch_higher.py says what that Python needs)
+          (experiments/costs/torch_higher.py says what that Python needs)
 Expected  in forward passes, of which a plain step takes 3: 8 in a mode that keeps its first pass,
           9 in the lean mode, 7 by the ghost product, 11 in the official order; so ratios of 2.67,
           3, 2.33 and 3.67. With a frozen backbone, as many as it is computed for: 2, 1 or 0
@@ -31,9 +31,9 @@ from typing import Any
 import jax
 
 from balms_jax import meta_gradients
-from experiments import cost_page
-from experiments.cost_measure import Group, Ledger, console, measure
-from experiments.cost_steps import (
+from experiments.costs import page
+from experiments.costs.measure import Group, Ledger, console, measure
+from experiments.costs.steps import (
     CACHED,
     CACHED_META,
     DECOUPLED,
@@ -77,7 +77,7 @@ def main() -> None:
         for group in plan(options.repetitions, options.time_large):
             if options.torch_python or not group.torch:
                 measure(group, ledger, options.torch_python)
-    cost_page.write(ledger.rows, options.output)
+    page.write(ledger.rows, options.output)
     console.print(f'page: {options.output / "page.html"}')
 
 

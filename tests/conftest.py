@@ -3,8 +3,13 @@
 import os
 from pathlib import Path
 
-os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+os.environ['XLA_FLAGS'] = ' '.join(
+    (
+        os.environ.get('XLA_FLAGS', ''),
+        '--xla_force_host_platform_device_count=8',
+        # Most of the time goes into compiling programs that run for milliseconds.
+        '--xla_backend_optimization_level=0',
+    )
 )
 
 import jax

@@ -12,8 +12,9 @@ import optax
 import pytest
 
 from balms_jax.meta_gradients import MODES, CoupledExamplesError, value_and_meta_grad
-from experiments import cost_goals, cost_measure, cost_page, cost_steps, meta_cost
-from experiments.cost_steps import (
+from experiments import meta_cost
+from experiments.costs import figures, goals, measure, page, steps
+from experiments.costs.steps import (
     CACHED,
     CACHED_META,
     DECOUPLED,
@@ -87,11 +88,11 @@ def made_up_rows(plan):
 @pytest.mark.parametrize('place', [END_TO_END, FROZEN_STATISTICS, DECOUPLED, CACHED_META, CACHED])
 def test_every_step_can_be_built_in_every_place(place, standard_promotion):
     """Only the ghost product is refused, and only where batch norm couples the examples."""
-    steps = (PLAIN, *MODES, FORWARD_DIFFERENCE, WRITTEN_OUT)
+    names = (PLAIN, *MODES, FORWARD_DIFFERENCE, WRITTEN_OUT)
     refused = []
     # To trace them takes long, and the places of a frozen backbone differ in its inputs alone.
-    for step in steps if place in (END_TO_END, FROZEN_STATISTICS) else (PLAIN, 'ghost_product'):
-        built = cost_steps.build(dataclasses.replace(TINY, step=step, place=place))
+    for step in names if place in (END_TO_END, FROZEN_STATISTICS) else (PLAIN, 'ghost_product'):
+        built = steps.build(dataclasses.replace(TINY, step=step, place=place))
         try:
             after = built.lowered().out_info
         except CoupledExamplesError:
@@ -108,7 +109,7 @@ def test_every_step_can_be_built_in_every_place(place, standard_promotion):
 def test_inner_steps_can_be_built(segment, standard_promotion):
     """They are handed K batches, and leave one state."""
     setting = dataclasses.replace(TINY, step='lean', inner_steps=2, segment=segment)
-    built = cost_steps.build(setting)
+    built = steps.build(setting)
     assert built.shapes()[1].inputs.shape == (2, 4, 32, 32, 3)
     trained, _, batch_stats, *_ = built.lowered().out_info
     state, _ = built.shapes()
@@ -119,7 +120,7 @@ def test_inner_steps_can_be_built(segment, standard_promotion):
 
 @pytest.mark.parametrize('estimator', ['classes', 'examples'])
 def test_draws_can_be_built(estimator):
-    built = cost_steps.build(Drawing(estimator, 50, classes=3, batch_size=4))
+    built = steps.build(Drawing(estimator, 50, classes=3, batch_size=4))
     examples, classes, psi_grad = built.lowered().out_info
     assert examples.shape == classes.shape == (4,)
     assert psi_grad.shape == (3,)
@@ -139,7 +140,7 @@ def test_the_official_order_gives_the_same_step(standard_promotion):
         w, psi, x = jnp.array([0.3, -0.4]), jnp.array([0.1, 0.2]), jnp.array([1.0, 2.0])
         arguments = psi, w, optimizer.init(w), x, 2 * x
         ours = value_and_meta_grad(train_loss, meta_loss, optimizer)(*arguments)
-        official = cost_steps.written_out(train_loss, meta_loss, optimizer)(*arguments)
+        official = steps.written_out(train_loss, meta_loss, optimizer)(*arguments)
         assert np.abs(ours.psi_grad).min() > 1e-3
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), ours[:-1], official[:-1]
@@ -147,11 +148,11 @@ def test_the_official_order_gives_the_same_step(standard_promotion):
 
 
 def test_counts_have_the_sum_asked_for_and_an_imbalance_of_100():
-    assert cost_steps.long_tailed_counts(100)[[0, -1]].tolist() == [500, 5]
-    counts = cost_steps.long_tailed_counts(100, 1_000_000)
+    assert steps.long_tailed_counts(100)[[0, -1]].tolist() == [500, 5]
+    counts = steps.long_tailed_counts(100, 1_000_000)
     assert counts.sum() == 1_000_000
     assert counts[0] / counts[-1] == pytest.approx(100, rel=0.02)
-    assert cost_steps.long_tailed_counts(100, 1000).min() == 1
+    assert steps.long_tailed_counts(100, 1000).min() == 1
 
 
 # What is measured, and how it is kept
@@ -160,12 +161,12 @@ def test_counts_have_the_sum_asked_for_and_an_imbalance_of_100():
 @pytest.mark.parametrize('plan', [meta_cost.full_plan, meta_cost.smoke_plan])
 def test_plans_hold_every_mode_and_every_section(plan):
     groups = plan()
-    assert {group.section for group in groups} >= cost_page.SECTIONS.keys() - {'imagenet'}
+    assert {group.section for group in groups} >= page.SECTIONS.keys() - {'imagenet'}
     for group in groups:
         assert isinstance(group.settings[0], Drawing) or group.settings[0].step == PLAIN
         assert len(set(group.settings)) == len(group.settings)
-    steps = {setting.step for setting in groups[0].settings}
-    assert steps == {PLAIN, *MODES, FORWARD_DIFFERENCE, WRITTEN_OUT}
+    names = {setting.step for setting in groups[0].settings}
+    assert names == {PLAIN, *MODES, FORWARD_DIFFERENCE, WRITTEN_OUT}
 
 
 @pytest.fixture
@@ -181,21 +182,19 @@ def compiled(monkeypatch):
         counts = {'flops': 5.0 * len(setting.step), 'temp_bytes': size}
         return lambda: jnp.zeros(()), counts
 
-    monkeypatch.setattr(cost_measure, 'compile_step', compile_step)
-    monkeypatch.setattr(cost_measure, 'arguments_of', lambda setting: ())
+    monkeypatch.setattr(measure, 'compile_step', compile_step)
+    monkeypatch.setattr(measure, 'arguments_of', lambda setting: ())
     return names
 
 
 def test_a_second_call_measures_nothing_again(compiled, tmp_path):
     """Neither what is there, nor what was refused, nor what is too large to run."""
-    steps = (PLAIN, 'lean', 'ghost_product', 'reverse')
-    group = cost_measure.Group('end_to_end', meta_cost.each(TINY, steps), rounds=3)
+    names = (PLAIN, 'lean', 'ghost_product', 'reverse')
+    group = measure.Group('end_to_end', meta_cost.each(TINY, names), rounds=3)
     for _ in range(2):
-        cost_measure.measure(group, cost_measure.Ledger(tmp_path / 'rows.jsonl'))
-    assert compiled == list(steps)
-    plain, lean, ghost, reverse = cost_goals.records_of(
-        cost_measure.Ledger(tmp_path / 'rows.jsonl').rows
-    )
+        measure.measure(group, measure.Ledger(tmp_path / 'rows.jsonl'))
+    assert compiled == list(names)
+    plain, lean, ghost, reverse = goals.records_of(measure.Ledger(tmp_path / 'rows.jsonl').rows)
     assert plain['time'] == plain['flops_ratio'] == 1
     assert lean['flops_ratio'] == 4 / 5
     assert lean['rounds'] == 3
@@ -205,15 +204,15 @@ def test_a_second_call_measures_nothing_again(compiled, tmp_path):
 
 def test_what_was_cut_off_is_measured_again(compiled, tmp_path):
     """The counts that are there stay; times are only of steps that ran beside each other."""
-    group = cost_measure.Group('end_to_end', meta_cost.each(TINY, (PLAIN, 'lean')), rounds=2)
+    group = measure.Group('end_to_end', meta_cost.each(TINY, (PLAIN, 'lean')), rounds=2)
     file = tmp_path / 'rows.jsonl'
-    cost_measure.measure(group, cost_measure.Ledger(file))
+    measure.measure(group, measure.Ledger(file))
     lines = file.read_text().splitlines(keepends=True)
     assert len(lines) == 4
     file.write_text(''.join(lines[:3]) + lines[3][:20])
-    cost_measure.measure(group, cost_measure.Ledger(file))
+    measure.measure(group, measure.Ledger(file))
     assert compiled == [PLAIN, 'lean', PLAIN, 'lean']
-    keys = [row['key'] for row in cost_measure.Ledger(file).rows]
+    keys = [row['key'] for row in measure.Ledger(file).rows]
     assert keys == [json.loads(line)['key'] for line in lines]
 
 
@@ -224,7 +223,7 @@ def test_rounds_go_both_ways():
         return lambda: float(order.append(name) or len(order))
 
     runs = {name: run(name) for name in 'abc'}
-    assert cost_measure.interleaved(runs, 2) == {'a': [1, 6], 'b': [2, 5], 'c': [3, 4]}
+    assert measure.interleaved(runs, 2) == {'a': [1, 6], 'b': [2, 5], 'c': [3, 4]}
     assert ''.join(order) == 'abccba'
 
 
@@ -237,8 +236,8 @@ def rows():
 
 
 def test_goals_judge_the_worst_row(rows):
-    goals = cost_goals.goals_of(cost_goals.records_of(rows))
-    by_what = {(goal.what, goal.column): goal for goal in goals}
+    judged = goals.goals_of(goals.records_of(rows))
+    by_what = {(goal.what, goal.column): goal for goal in judged}
     fast = by_what['Fast modes, end to end', 'FLOPs']
     assert (fast.verdict, len(fast.measured)) == ('met', 6)  # three modes, two batch sizes
     assert by_what['K = 16 inner steps, against K = 1', 'memory'].verdict == 'met'
@@ -249,41 +248,41 @@ def test_goals_judge_the_worst_row(rows):
     for row in rows:
         if row['key'].get('step') == 'reverse' and row['key'].get('batch_size') == 512:
             missed = {**row, 'flops_ratio': 2.7}
-    (goal, *_) = cost_goals.goals_of(cost_goals.records_of([*rows, missed]))
+    (goal, *_) = goals.goals_of(goals.records_of([*rows, missed]))
     assert (goal.verdict, goal.worst) == ('missed', ('reverse, batch 512', 2.7))
 
 
 def test_goals_without_rows_are_not_measured(rows):
-    goals = cost_goals.goals_of(cost_goals.records_of(rows[:1]))
-    assert {goal.verdict for goal in goals} == {'not measured'}
+    judged = goals.goals_of(goals.records_of(rows[:1]))
+    assert {goal.verdict for goal in judged} == {'not measured'}
 
 
 def test_a_rarer_meta_step_is_computed_and_says_so(rows):
-    records = cost_goals.records_of(rows)
-    (record, *_) = cost_goals.select(records, 'end_to_end', cost_goals.EVERY_FOURTH)
+    records = goals.records_of(rows)
+    (record, *_) = goals.select(records, 'end_to_end', goals.EVERY_FOURTH)
     assert record['computed']
     assert record['flops_ratio'] == pytest.approx((3 + 2.66) / 4)
     assert record['time'] == pytest.approx((3 + 2.2) / 4)
 
 
 def test_page_says_what_the_rows_say(rows, tmp_path):
-    cost_page.write(rows, tmp_path)
-    page = (tmp_path / 'page.html').read_text()
+    page.write(rows, tmp_path)
+    written = (tmp_path / 'page.html').read_text()
     for text in ('2.66 times the FLOPs', '2.2 times the time', '✓ met', 'computed'):
-        assert text in page
-    assert 'refused: examples are coupled by reduce_sum' in page
-    assert page.count('<img') == len(cost_page.cost_figures.FIGURES)
-    assert 'nan' not in re.sub(r'base64,[^"]*', '', page).lower()
+        assert text in written
+    assert 'refused: examples are coupled by reduce_sum' in written
+    assert written.count('<img') == len(figures.FIGURES)
+    assert 'nan' not in re.sub(r'base64,[^"]*', '', written).lower()
     kept = json.loads((tmp_path / 'figures.json').read_text())
     assert kept['facts']['commits'] == ['abc']
     verdicts = {goal['verdict'] for goal in kept['goals']}
     assert verdicts == {'met'}
     # Every figure names what it shows, and all tables are there.
-    assert page.count('<summary>') == len(cost_page.SECTIONS)
+    assert written.count('<summary>') == len(page.SECTIONS)
 
 
 def test_page_of_what_is_there_so_far(rows, tmp_path):
     """Cut off anywhere, the rows make a page."""
     for count in (2, 3, 40):
-        cost_page.write(list(itertools.islice(rows, count)), tmp_path)
+        page.write(list(itertools.islice(rows, count)), tmp_path)
         assert 'How it was measured' in (tmp_path / 'page.html').read_text()

@@ -16,7 +16,7 @@ import numpy as np
 import rich.console
 
 from balms_jax.meta_gradients import CoupledExamplesError
-from experiments.cost_steps import (
+from experiments.costs.steps import (
     CACHED,
     SCANNED,
     TORCH_HIGHER,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from experiments.cost_steps import (
+from experiments.costs.steps import (
     CACHED,
     CACHED_META,
     DECOUPLED,

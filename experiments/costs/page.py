@@ -8,8 +8,8 @@ from typing import Any
 
 from balms_jax.models import NETWORKS
 from balms_jax.report.html import document, embedded
-from experiments import cost_figures
-from experiments.cost_goals import (
+from experiments.costs import figures
+from experiments.costs.goals import (
     COLUMNS,
     Goal,
     Record,
@@ -19,7 +19,7 @@ from experiments.cost_goals import (
     records_of,
     select,
 )
-from experiments.cost_steps import CACHED, CACHED_META, DECOUPLED, SCANNED
+from experiments.costs.steps import CACHED, CACHED_META, DECOUPLED, SCANNED
 
 QUESTION = (
     'Learning ψ differentiates a meta loss through a training step. What does that cost in time, '
@@ -178,11 +178,11 @@ def how(facts: Mapping[str, Any], records: Sequence[Record]) -> str:
 
 
 def _figures(records: Sequence[Record]) -> str:
-    figures = []
-    for draw, needs, caption in cost_figures.FIGURES:
+    drawn = []
+    for draw, needs, caption in figures.FIGURES:
         if select(records, needs):
-            figures.append(embedded(draw(records), caption, caption.split('. ')[0]))
-    return f'<div class="figures">\n{"".join(figures)}</div>'
+            drawn.append(embedded(draw(records), caption, caption.split('. ')[0]))
+    return f'<div class="figures">\n{"".join(drawn)}</div>'
 
 
 def _section_table(records: Sequence[Record], section: str) -> str:

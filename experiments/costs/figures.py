@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from balms_jax.report.figure_style import FAINT, HALF, INK, add_legend, new_figure, styled
-from experiments.cost_goals import EVERY_FOURTH, FAST, Record, is_quarter, name_of, select
-from experiments.cost_steps import (
+from experiments.costs.goals import EVERY_FOURTH, FAST, Record, is_quarter, name_of, select
+from experiments.costs.steps import (
     CACHED,
     CACHED_META,
     DECOUPLED,

@@ -1,6 +1,6 @@
 """What does the official algorithm cost in PyTorch? A plain step beside a meta step with `higher`.
 
-Command   PYTHON experiments/torch_higher.py [--rounds 5], where PYTHON has the packages
+Command   PYTHON experiments/costs/torch_higher.py [--rounds 5], where PYTHON has the packages
           torch and higher; `pip install torch higher numpy` into an environment of its own
 Cost      about a minute on two CPU cores
 Ends in   a line of JSON: seconds of every round, and the most memory the process had held
