@@ -8,7 +8,7 @@ Arguments dataset (cifar10, cifar100), imbalance_factor (10, 100, 200),
                   code   the released code's: no Nesterov, learning rate held for an epoch, 12,411
                          steps, meta set redrawn
                   cpu    ResNet-20, 1,500 steps of 128, crop and flip: a short one for two CPU cores
-                  short  ResNet-8 of width 8, 1,200 steps of 64: many methods on two CPU cores
+                  short  ResNet-8 of width 8, 3,600 steps of 64: many methods on two CPU cores
 Data      python -m balms_jax.data.sources cifar10 --data_dir data
 """
 
@@ -126,8 +126,8 @@ def short(dataset: str, imbalance_factor: float) -> recipe.Recipe:
         base,
         name='short',
         model=recipe.Model(name='resnet8', width=8),
-        stage_1=dataclasses.replace(base.stage_1, steps=1_200, batch_size=64),
+        stage_1=dataclasses.replace(base.stage_1, steps=3_600, batch_size=64),
         stage_2=dataclasses.replace(base.stage_2, steps=1_000, views=4),
-        evaluation=recipe.Evaluation(every=600),
-        records=recipe.Records(checkpoint_every=400, keep=1, tensorboard=False),
+        evaluation=recipe.Evaluation(every=1_200),
+        records=recipe.Records(checkpoint_every=600, keep=1, tensorboard=False),
     )

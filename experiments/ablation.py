@@ -2,9 +2,9 @@
 
 Command   python -m experiments.ablation --data_dir data [--scale cpu]
 Scales    smoke  four rows on the embedded digits, one seed: no download
-          cpu    ResNet-8 of width 8, 1,200 steps of 64, CIFAR-10-LT, factor 100, three seeds
+          cpu    ResNet-8 of width 8, 3,600 steps of 64, CIFAR-10-LT, factor 100, three seeds
           paper  the paper's recipe, both CIFARs, imbalance factors 200, 100 and 10, three seeds
-Cost      cpu: 0.4 s a step of a first stage on two busy CPU cores, 1,200 of them for each that is
+Cost      cpu: 0.4 s a step of a first stage on two busy CPU cores, 3,600 of them for each that is
           not there yet; smoke: a minute. Not yet run beyond smoke
 Data      python -m balms_jax.data.sources cifar10 --data_dir data
 Ends in   --folder: a run of every row and seed; --output: page.html, rows.json

@@ -8,7 +8,7 @@ Scales    smoke  digits, one imbalance factor, two sizes
           cpu    ResNet-8 of width 8, CIFAR-10-LT, factors 10, 100 and 200, and the subset of factor
                  100 at a half and a quarter of its size
           paper  the same with the paper's recipe
-Cost      cpu: five first stages of 1,200 steps a seed, and seconds for each τ; smoke: a minute
+Cost      cpu: five first stages of 3,600 steps a seed, and seconds for each τ; smoke: a minute
 Ends in   experiments/results/convergence_rate/page.html
 Measures  the generalisation gap of every class, its mean loss on the test set less that on its
           training images, without augmentation, under plain softmax and under Balanced Softmax on

@@ -2,7 +2,7 @@
 
 Command   python -m experiments.feature_sources --data_dir data [--scale cpu]
 Scales    smoke, cpu and paper, as of experiments/ablation.py, whose runs it shares
-Cost      cpu: 0.4 s a step of a first stage on two busy CPU cores, 1,200 of them for each that is
+Cost      cpu: 0.4 s a step of a first stage on two busy CPU cores, 3,600 of them for each that is
           not there yet; smoke: a minute. Not yet run beyond smoke
 Ends in   experiments/results/feature_sources/page.html
 Measures  top-1 accuracy of classifiers retrained on the frozen features of three first stages

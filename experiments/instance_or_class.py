@@ -2,7 +2,7 @@
 
 Command   python -m experiments.instance_or_class --data_dir data [--scale cpu]
 Scales    smoke, cpu and paper, as of experiments/ablation.py, whose runs it shares
-Cost      cpu: 0.4 s a step of a first stage on two busy CPU cores, 1,200 of them for each that is
+Cost      cpu: 0.4 s a step of a first stage on two busy CPU cores, 3,600 of them for each that is
           not there yet; smoke: a minute. Not yet run beyond smoke
 Ends in   experiments/results/instance_or_class/page.html
 Measures  accuracy, its spread over seeds, how many numbers are learned, and images a second in the

@@ -2,7 +2,7 @@
 
 Command   python -m experiments.meta_set --data_dir data [--scale cpu]
 Scales    smoke, cpu and paper, as of experiments/ablation.py, whose runs it shares
-Cost      cpu: two first stages of 1,200 steps a seed, and a minute for each second one; smoke: a
+Cost      cpu: two first stages of 3,600 steps a seed, and a minute for each second one; smoke: a
           minute
 Ends in   experiments/results/meta_set/page.html
 Measures  top-1 accuracy of BALMS with its meta set drawn class by class from the training set

@@ -2,7 +2,7 @@
 
 Command   python -m experiments.over_balance --data_dir data [--scale cpu]
 Scales    smoke, cpu and paper, as of experiments/ablation.py, whose runs it shares
-Cost      cpu: 0.4 s a step of a first stage on two busy CPU cores, 1,200 of them for each that is
+Cost      cpu: 0.4 s a step of a first stage on two busy CPU cores, 3,600 of them for each that is
           not there yet; smoke: a minute. Not yet run beyond smoke
 Ends in   experiments/results/over_balance/page.html
 Measures  k, where the effective gradient weight of class j goes as n_j^k: the slope of a log-log
