@@ -18,6 +18,7 @@ Measures  the generalisation gap of every class, its mean loss on the test set l
 Expected  r between ½ and 2; the best τ near 1, above r/2, as in the paper
 """
 
+import argparse
 import functools
 import json
 from collections.abc import Sequence
@@ -96,7 +97,12 @@ def main() -> None:
         factors={'cpu': factors, 'paper': factors},
         variants=VARIANTS,
     )
+    sized = [name for name in options.methods if name in SIZES]
+    options.methods = [name for name in options.methods if name not in SIZES]
     runs = whole_runs.train(options, VARIANTS)
+    middle = sorted(options.imbalance_factors)[len(options.imbalance_factors) // 2]
+    smaller = {**vars(options), 'imbalance_factors': [middle], 'methods': sized}
+    runs += whole_runs.train(argparse.Namespace(**smaller), VARIANTS)
     measured = {
         words: gaps_of([run for run in runs if _measures(run, method)])
         for method, words in MEASURED.items()
