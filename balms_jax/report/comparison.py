@@ -37,6 +37,7 @@ METHOD_NAMES = {
     'ldam_drw': 'LDAM-DRW',
     'class_balanced_drw': 'Softmax, DRW',
     'temperature': 'CDT',
+    'cost_sensitive': 'CoSen',
     'equalization': 'EQL',
     'learnable_scales': 'LWS',
     'learned_adjustment': 'Learned adjustment',

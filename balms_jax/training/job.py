@@ -14,6 +14,7 @@ from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
 from balms_jax.training import mesh, stages, steps
 from balms_jax.training.checkpoints import CheckpointError
+from balms_jax.training.cost_schedule import make_schedule
 from balms_jax.training.inputs import stage_inputs
 from balms_jax.training.interruption import Interruption
 from balms_jax.training.material import Material, load_material
@@ -242,6 +243,8 @@ def _loop(
         meta_inputs=jax.device_put(inputs.meta, mesh.replicated(devices)),
         evaluate=stage_evaluation(recipe, stage, material, logits, inputs, rebalancer),
         steps_per_call=recipe.steps_per_call or (SCANNED_STEPS if scans else 1),
+        between=make_schedule(material, network) if stage.loss.name == 'cost_sensitive' else None,
+        epoch=-(-sum(material.class_counts) // stage.batch_size),
     )
 
 

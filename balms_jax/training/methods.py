@@ -118,6 +118,11 @@ METHODS: dict[str, Method] = {
         'plain softmax, class-balanced weights in a second stage', CLASS_BALANCED, 'all'
     ),
     'temperature': Method('class-dependent temperatures (CDT)', Loss('temperature', gamma=0.2)),
+    'cost_sensitive': Method(
+        'costs of confusions that follow the classes from epoch to epoch (CoSen)',
+        Loss('cost_sensitive', tau=0.0),
+        held_out=0.1,
+    ),
     'equalization': Method('equalization loss (EQL)', Loss('equalization')),
     'learnable_scales': Method(
         'a scale for each class, learned with class-balanced sampling (LWS)',

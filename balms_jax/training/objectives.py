@@ -12,10 +12,11 @@ from balms_jax.training.recipe import Loss
 
 Targets = jax.Array  # labels [batch], or distributions [batch, classes]
 ExampleLosses = Callable[..., jax.Array]
-"""(logits, targets, spared [batch], learned adjustment [classes] = None) → [batch]
+"""(logits, targets, spared [batch], adjustment = None) → [batch]
 
 logits: ``[batch, classes]``, or ``[batch, experts, classes]`` for the mean of the experts' losses.
 
+adjustment: what is learned of it, ``[classes]``; of the cost-sensitive loss log ξ, one row a label.
 spared: which examples spare the tail their gradients, the draw of the equalization loss.
 """
 
@@ -53,6 +54,11 @@ def make_example_losses(settings: Loss, class_counts: tuple[int, ...]) -> Exampl
             else:
                 known = settings.tau * log_prior if settings.tau else jnp.zeros_like(log_prior)
                 values = loss(logits, targets, known + adjustment)
+        elif settings.name == 'cost_sensitive':
+            assert adjustment is not None, 'its costs are the adjustment'
+            values = losses.cost_sensitive_cross_entropy_with_integer_labels(
+                logits, targets, adjustment
+            )
         else:
             values = _of_labels(settings, class_counts)(logits, targets, spared)
         if of_class is None:

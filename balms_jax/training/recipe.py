@@ -25,6 +25,7 @@ LOSSES = (
     'margin',
     'temperature',
     'equalization',
+    'cost_sensitive',
 )
 CLASS_WEIGHTS = ('none', 'inverse_frequency', 'class_balanced')
 DRAWS = (
@@ -101,6 +102,7 @@ class Loss:
     class_weights: str = 'none'
     beta: float = 0.9999  # of class_balanced
     label_smoothing: float = 0.0
+    cost_rate: float = 0.1  # γ_ξ of cost_sensitive, at first
     expert_spread: float = 1.0  # Between the τ of two experts; their mean is tau.
 
 
@@ -371,6 +373,17 @@ def _check_stage_of_run(name: str, stage: Stage, recipe: Recipe) -> None:
         raise ConfigError(
             f"{name}.meta.source: got 'held_out' and data.held_out = 0, wanted a share above 0"
         )
+    if stage.loss.name == 'cost_sensitive' and (learns or stage.trains != 'all'):
+        raise ConfigError(
+            f"{name}.loss.name: got 'cost_sensitive', whose costs follow the whole network, beside "
+            f'trains = {stage.trains!r} and meta.rebalancer = {stage.meta.rebalancer!r}: wanted '
+            "'all' and 'none'"
+        )
+    if stage.loss.name == 'cost_sensitive' and not recipe.data.held_out:
+        raise ConfigError(
+            f"{name}.loss.name: got 'cost_sensitive', whose costs follow held-out images, and "
+            'data.held_out = 0: wanted a share above 0'
+        )
     if (stage.draws == 'bilateral') != (recipe.model.classifier == 'bilateral'):
         raise ConfigError(
             f'{name}.draws: got {stage.draws!r} and model.classifier = '
@@ -396,7 +409,7 @@ def _check_loss(name: str, stage: Stage) -> None:
     for key in ('gamma', 'margin'):
         if not getattr(loss, key) >= 0:
             raise ConfigError(f'{name}.{key}: got {getattr(loss, key)}, wanted at least 0')
-    for key in ('threshold', 'ignored', 'beta'):
+    for key in ('threshold', 'ignored', 'beta', 'cost_rate'):
         if not 0 <= getattr(loss, key) <= 1:
             raise ConfigError(f'{name}.{key}: got {getattr(loss, key)}, wanted 0 to 1')
     if not 0 <= loss.label_smoothing < 1:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from balms_jax import models
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
-from balms_jax.training import state, steps
+from balms_jax.training import cost_schedule, state, steps
 from balms_jax.training.checkpoints import Checkpoints
 from balms_jax.training.material import Material, load_material
 from balms_jax.training.recipe import Recipe, Stage, from_config
@@ -122,7 +122,7 @@ def first_state(
             jnp.copy, (earlier.tested.params, earlier.tested.batch_stats)
         )
         trained, frozen = _shared_out(network, stage, init_key, images, params, batch_stats)
-    return state.create(
+    first = state.create(
         step_key,
         trained,
         frozen,
@@ -132,6 +132,10 @@ def first_state(
         steps.make_psi_optimizer(stage.meta),
         averages=stage.averaging > 0,
     )
+    if stage.loss.name == 'cost_sensitive':
+        costs = cost_schedule.first_costs(stage, len(material.class_counts))
+        return dataclasses.replace(first, psi=costs)
+    return first
 
 
 def _shared_out(

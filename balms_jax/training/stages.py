@@ -36,6 +36,9 @@ class Loop:
     meta_inputs: jax.Array
     evaluate: Callable[[TrainState], dict[str, Any]]
     steps_per_call: int
+    between: Callable[[TrainState], TrainState] | None = None
+    """What is done to the state at the end of every epoch."""
+    epoch: int = 0  # in steps
 
 
 def run(
@@ -82,6 +85,8 @@ def run(
             # Boundaries are absolute, so that a resumed run makes the same compiled calls.
             boundary = min(_next(step, recipe.evaluation.every), total)
             boundary = min(boundary, _next(step, recipe.records.checkpoint_every))
+            if loop.between is not None:
+                boundary = min(boundary, _next(step, loop.epoch))
             whole = step % loop.steps_per_call == 0 and step + loop.steps_per_call <= boundary
             count = loop.steps_per_call if whole else 1
             state, metrics = run_steps(state, loop.train_inputs, loop.meta_inputs, steps=count)
@@ -89,6 +94,8 @@ def run(
             settle()
             step += count
             pending = (step, metrics)
+            if loop.between is not None and _due(step, loop.epoch):
+                state = loop.between(state)
             evaluates = step == total or _due(step, recipe.evaluation.every)
             if evaluates:
                 settle()

@@ -167,6 +167,8 @@ class _Parts(NamedTuple):
         """ℓ of every example, ``[batch]``, and the next batch statistics."""
         params = {**state.frozen, **trained}
         logits, batch_stats = self.task.logits(params, state.batch_stats, batch.inputs, True)
+        if self.stage.loss.name == 'cost_sensitive':
+            adjustment = jnp.log(state.psi.costs)
         return self.example_losses(logits, batch.targets, batch.spared, adjustment), batch_stats
 
     def weighted_loss(

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import shutil
 import types
 
 import numpy as np
@@ -60,6 +61,7 @@ MECHANISMS = [
     'balms_end_to_end',
     'meta_reweighter',
     'equalization',
+    'cost_sensitive',
     'ldam_drw',
     'learnable_scales',
     'learned_adjustment',
@@ -394,3 +396,27 @@ def test_a_run_of_a_version_that_knew_fewer_settings_goes_on(small_recipe, tmp_p
     stage_1 = dataclasses.replace(recipe.stage_1, averaging=0.9)
     with pytest.raises(records.WorkdirError, match=r'averaging is 0\.0 there and 0\.9 here'):
         job.train(dataclasses.replace(recipe, stage_1=stage_1), tmp_path)
+
+
+def test_costs_move_at_the_end_of_an_epoch_and_survive_a_cut(small_recipe, tmp_path):
+    """ξ is 1 until the first epoch ends, then follows the data; a resumed run has the same."""
+    recipe = small_recipe('cost_sensitive', steps=70)
+    epoch = -(-sum(load_material(recipe).class_counts) // 16)
+    assert epoch < 60
+    recipe = dataclasses.replace(
+        recipe, records=dataclasses.replace(recipe.records, checkpoint_every=epoch - 1, keep=9)
+    )
+    job.train(recipe, tmp_path / 'whole')
+    first = tmp_path / 'whole' / 'checkpoints' / 'stage_1' / str(epoch - 1)
+    arrays = final_arrays(tmp_path / 'whole', 'stage_1')
+    assert np.any(arrays['psi.costs'] != 1)
+    assert np.all(arrays['psi.costs'] > 0)
+    assert 0 <= float(arrays['psi.error']) <= 1
+    shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
+    for later in (tmp_path / 'cut' / 'checkpoints' / 'stage_1').iterdir():
+        if later.name != first.name:
+            shutil.rmtree(later)
+    np.testing.assert_array_equal(final_arrays(tmp_path / 'cut', 'stage_1')['psi.costs'], 1)
+    job.train(recipe, tmp_path / 'cut')
+    assert_same_arrays(final_arrays(tmp_path / 'cut', 'stage_1'), arrays)
+    assert metrics(tmp_path / 'cut') == metrics(tmp_path / 'whole')

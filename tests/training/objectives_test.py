@@ -12,6 +12,7 @@ from balms_jax.training import objectives, recipe
 COUNTS = (60, 9, 1)
 LOGITS = jnp.array([[1.0, 0.0, -2.0], [0.3, -0.4, 0.2], [2.0, 1.0, 0.5], [0.0, 0.0, 0.0]])
 LABELS = jnp.array([0, 1, 2, 2])
+LOG_COSTS = jnp.log(jnp.array([[1.0, 0.5, 0.2], [0.5, 1.0, 0.3], [0.9, 0.3, 1.0]]))
 SPARED = jnp.array([True, False, True, False])
 
 DIRECT = {
@@ -28,6 +29,9 @@ DIRECT = {
     'temperature': lambda: losses.temperature_cross_entropy_with_integer_labels(
         LOGITS, LABELS, priors.class_dependent_temperatures(COUNTS, 0.2)
     ),
+    'cost_sensitive': lambda: losses.cost_sensitive_cross_entropy_with_integer_labels(
+        LOGITS, LABELS, LOG_COSTS
+    ),
     'equalization': lambda: losses.equalization_cross_entropy_with_integer_labels(
         LOGITS, LABELS, SPARED[:, None] & jnp.array([[False, False, True]])
     ),
@@ -39,9 +43,14 @@ def values(targets=LABELS, adjustment=None, **settings):
     return objectives.make_example_losses(given, COUNTS)(LOGITS, targets, SPARED, adjustment)
 
 
+def named(name, **settings):
+    adjustment = LOG_COSTS if name == 'cost_sensitive' else None
+    return values(LABELS, adjustment, name=name, **settings)
+
+
 @pytest.mark.parametrize('name', recipe.LOSSES)
 def test_a_name_is_that_of_the_loss(name):
-    np.testing.assert_allclose(values(name=name), DIRECT[name](), rtol=1e-6)
+    np.testing.assert_allclose(named(name), DIRECT[name](), rtol=1e-6)
 
 
 @pytest.mark.parametrize('name', recipe.LOSSES)
@@ -51,8 +60,8 @@ def test_class_weights_multiply_any_loss(name, weights):
         'inverse_frequency': priors.inverse_frequency_weights(COUNTS),
         'class_balanced': priors.class_balanced_weights(COUNTS, 0.99),
     }[weights]
-    weighted = values(name=name, class_weights=weights, beta=0.99)
-    np.testing.assert_allclose(weighted, of_class[LABELS] * values(name=name), rtol=1e-6)
+    weighted = named(name, class_weights=weights, beta=0.99)
+    np.testing.assert_allclose(weighted, of_class[LABELS] * named(name), rtol=1e-6)
 
 
 def test_mixed_labels_mix_the_weights_too():

@@ -176,6 +176,8 @@ def test_missing_keys_take_their_defaults():
         ('stage_1.mixup_partners', 'all', r"mixup_partners: got 'all', wanted one of batch"),
         ('model.classifier', 'experts', r"stage_2\.meta\.rebalancer: got 'meta_sampler' for 'exp"),
         ('model.classifier', 'bilateral', r"draws: got 'shuffled' and model\.classifier = 'bilat"),
+        ('stage_1.loss.name', 'cost_sensitive', r'costs follow held-out images'),
+        ('stage_2.loss.name', 'cost_sensitive', r"got 'cost_sensitive', whose costs follow the wh"),
         ('stage_1.draws', 'bilateral', r"wanted 'bilateral' of both or of neither"),
     ],
 )
