@@ -228,12 +228,16 @@ def sweep_rows(swept: Sequence[Run]) -> list[dict[str, str]]:
     return rows
 
 
+def tau_of(run: Run) -> float:
+    """The τ of a run of the sweep."""
+    return float(run.config['stage_2']['loss']['tau'])
+
+
 def _by_factor(swept: Sequence[Run]) -> dict[float, dict[float, list[Run]]]:
     found: dict[float, dict[float, list[Run]]] = {}
     for run in swept:
-        tau = run.config['stage_2']['loss']['tau']
         of_factor = found.setdefault(run.facts['imbalance_factor'], {})
-        of_factor.setdefault(tau, []).append(run)
+        of_factor.setdefault(tau_of(run), []).append(run)
     return found
 
 

@@ -7,10 +7,14 @@ Cost      cpu: 0.4 s a step of a first stage on two busy CPU cores, 3,600 of the
 Ends in   experiments/results/learned_adjustment/page.html
 Measures  log ξ, learned by the meta-gradient from 0 (plain softmax) beside a fresh classifier, on
           its way to log n: the slope of log ξ against log n (1 is the derived answer), the
-          correlation of the two, and the accuracy beside Balanced Softmax, which is told log n
+          correlation of the two, and the accuracy. Beside it CoSen, whose ξ is a row for each label
+          (the mean slope of its rows), and the landscape along log n: a classifier retrained with
+          each τ of a sweep, τ log n told from the start
 Expected  the search moves towards log n and is not there when training ends: a rate of 0.01 and
           Adam bound how far it can go; accuracy between softmax and Balanced Softmax
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,31 +23,46 @@ from balms_jax.report import Run
 from balms_jax.report.comparison import Replicates, format_statistic
 from balms_jax.report.figure_style import COUNT_COLORS, FAINT, WIDE, new_figure, styled
 from balms_jax.report.html import embedded
+from balms_jax.training.stage_states import load_trained
 from experiments import whole_runs
+from experiments.convergence_rate import SWEEP, tau_of
 
-METHODS = ('softmax', 'softmax_decoupled', 'learned_adjustment', 'balanced_softmax_decoupled')
-FEW = ('learned_adjustment', 'balanced_softmax_decoupled')
+BEGINNING = 'softmax'  # Its own row is not shown.
+FOUND = ('learned_adjustment', 'cost_sensitive')
+METHODS = (BEGINNING, 'softmax_decoupled', 'balanced_softmax_decoupled', *FOUND, *SWEEP)
+FEW = ('balanced_softmax_decoupled', *FOUND, 'tau_0', 'tau_1')
 
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, 'learned_adjustment', METHODS, FEW)
-    runs = [run for run in whole_runs.train(options) if run.facts['method'] != 'softmax']
+    options = whole_runs.options_of(__doc__, 'learned_adjustment', METHODS, FEW, variants=SWEEP)
+    trained = whole_runs.train(options, SWEEP)
+    swept = [run for run in trained if whole_runs.name_of(run) in SWEEP]
+    runs = [run for run in trained if whole_runs.name_of(run) not in (BEGINNING, *SWEEP)]
     groups, figures = whole_runs.figures_of(runs)
     rows = [row(group) for group in groups]
     caption = (
         'Left: log ξ of every class over training, less its mean, coloured by its number of '
-        'training images; dotted, where the derived log n would have it. Right: log ξ at the end '
-        'against log n, a dot a class and seed; dashed, ξ = n.'
+        'training images; dotted, where the derived log n would have it. Middle: log ξ at the end '
+        'against log n, a dot a class and seed; dashed, ξ = n. Right: the landscape along log n, '
+        'accuracy with τ log n told; crosses, where the searches end, a cross a seed.'
     )
     learned = next(g for g in groups if g.first.facts['method'] == 'learned_adjustment')
-    drawn = [embedded(adjustments(learned), caption, 'Learned log adjustment'), *figures.accuracy()]
+    searched = {g.label: g for g in groups if g.first.facts['method'] in FOUND}
+    drawn = [
+        embedded(adjustments(learned, searched, swept), caption, 'Learned log adjustment'),
+        *figures.accuracy(),
+    ]
     title = 'Is the derived adjustment found by a search?'
     whole_runs.write_page(options, 'learned_adjustment', title, answer(groups), rows, drawn, runs)
 
 
 def final_adjustment(run: Run) -> np.ndarray:
-    """Log ξ at the last step, less its mean, ``[classes]``."""
+    """Log ξ at the last step, less its mean, ``[classes]``; of CoSen the mean over the labels."""
+    if run.facts['method'] == 'cost_sensitive':
+        costs = np.asarray(load_trained(run.path).state.psi.costs)
+        rows = np.log(costs)
+        return (rows - rows.mean(1, keepdims=True)).mean(0)
     return run.series('rates', 'log_adjustment')[1][-1]
 
 
@@ -61,9 +80,8 @@ def slope(run: Run) -> float:
 
 def row(group: Replicates) -> dict[str, str]:
     """A method in numbers."""
-    learned = group.first.facts['method'] == 'learned_adjustment'
     told, correlation = '–', '–'
-    if learned:
+    if group.first.facts['method'] in FOUND:
         told = whole_runs.number(*whole_runs.over_seeds([slope(run) for run in group.runs]))
         correlation = whole_runs.number(
             *whole_runs.over_seeds(
@@ -97,14 +115,21 @@ def answer(groups: list[Replicates]) -> str:
         for name in ('softmax_decoupled', 'balanced_softmax_decoupled')
         if name in accuracy
     ]
-    return f'{told} %, beside {" and ".join(others)}.'
+    told = f'{told} %, beside {" and ".join(others)}.'
+    if 'cost_sensitive' in by_method:
+        of_costs = [slope(run) for run in by_method['cost_sensitive'].runs]
+        told += (
+            f' CoSen ends at a slope of {whole_runs.number(*whole_runs.over_seeds(of_costs))}, '
+            f'trained end to end, with {accuracy["cost_sensitive"]:.1f} %.'
+        )
+    return told
 
 
 @styled
-def adjustments(group: Replicates) -> Figure:
-    """Log ξ on its way, and where it ends."""
+def adjustments(group: Replicates, searched: dict[str, Replicates], swept: Sequence[Run]) -> Figure:
+    """Log ξ on its way, where it ends, and the landscape that it moves in."""
     drawing = new_figure(WIDE)
-    left, right = drawing.subplots(1, 2)
+    left, right, last = drawing.subplots(1, 3)
     run, counts = group.first, group.first.class_counts
     derived = derived_adjustment(run)
     steps, values = run.series('rates', 'log_adjustment')
@@ -121,6 +146,16 @@ def adjustments(group: Replicates) -> Figure:
         right.plot(derived, final_adjustment(each), 'o', ms=4, alpha=0.6, color='#0072b2')
     right.set_xlabel('log n, mean 0')
     right.set_ylabel('learned log ξ, mean 0')
+    taus = sorted({tau_of(run) for run in swept})
+    means = [100 * np.mean([run.final['top1'] for run in swept if tau_of(run) == t]) for t in taus]
+    last.plot(taus, means, 'o-', ms=3.5, lw=1.2, color=FAINT, label='τ log n told')
+    for color, (label, found) in zip(('#0072b2', '#d55e00'), searched.items(), strict=False):
+        found_slopes = [slope(each) for each in found.runs]
+        accuracies = [100 * each.final['top1'] for each in found.runs]
+        last.plot(found_slopes, accuracies, 'x', ms=6, mew=1.6, color=color, label=label)
+    last.set_xlabel('slope of log ξ against log n')
+    last.set_ylabel('top-1 accuracy, %')
+    last.legend()
     return drawing
 
 
