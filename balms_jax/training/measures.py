@@ -10,7 +10,7 @@ import numpy as np
 from balms_jax import diagnostics, priors
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
-from balms_jax.training import evaluation, objectives, steps
+from balms_jax.training import draws, evaluation, objectives, steps
 from balms_jax.training.inputs import StageInputs, normalised
 from balms_jax.training.material import Material
 from balms_jax.training.recipe import Recipe, Stage
@@ -170,7 +170,7 @@ def _class_weights(
 ) -> np.ndarray:
     """How much more often than instance-balanced a class is drawn, or its losses weigh."""
     if rebalancer is None:
-        probabilities = steps.draw_probabilities(stage, tuple(counts.tolist()), current.step)
+        probabilities = draws.draw_probabilities(stage, tuple(counts.tolist()), current.step)
         summary: dict[str, Any] = {'class_probabilities': probabilities}
     else:
         summary = rebalancer.summary(current.psi)

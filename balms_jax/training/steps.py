@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from balms_jax import meta_gradients, sampling, shuffling
+from balms_jax import meta_gradients, sampling
 from balms_jax.data import augment
 from balms_jax.meta_gradients.train_loss import TrainLoss
 from balms_jax.rebalancers import REBALANCERS, Draw, Rebalancer
+from balms_jax.training import draws
 from balms_jax.training.objectives import ExampleLosses, make_example_losses
 from balms_jax.training.recipe import Meta, Optimizer, Stage
 from balms_jax.training.state import TrainState
@@ -145,9 +146,8 @@ class _Parts(NamedTuple):
         if stage.mixup_partners == 'batch':
             return augment.mixup(key, inputs, targets, stage.mixup)
         keys = jax.random.split(key, 3)
-        balanced = _independent_draw(
-            keys[PARTNER_DRAW], sampling.class_probabilities(counts, 0.0), counts, len(targets)
-        )
+        class_balanced = sampling.class_probabilities(counts, 0.0)
+        balanced = draws.independent(keys[PARTNER_DRAW], class_balanced, counts, len(targets))
         return augment.balanced_mixup(
             keys[PARTNER_SHARE],
             inputs,
@@ -215,7 +215,7 @@ def _plain_step(parts: _Parts) -> Step:
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         del meta_inputs
         keys = _keys(state)
-        draw = _unlearned_draw(parts.stage, parts.task.class_counts, state, keys[DRAW])
+        draw = draws.unlearned(parts.stage, parts.task.class_counts, state, keys[DRAW])
         batch = parts.batch(draw, train_inputs, keys)
         after, value = parts.descend(state, parts.weighted_loss(state, batch, jnp.ones_like))
         return after, {'loss': value, 'learning_rate': parts.schedule(state.step)}
@@ -232,17 +232,16 @@ def _bilateral_step(parts: _Parts) -> Step:
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         del meta_inputs
         keys = _keys(state)
-        draws = (
-            _shuffled_draw(stage, task.class_counts, state),
-            _independent_draw(
-                keys[DRAW], sampling.class_probabilities(counts, -1.0), counts, stage.batch_size
-            ),
+        reversed_probabilities = sampling.class_probabilities(counts, -1.0)
+        both = (
+            draws.shuffled(stage, task.class_counts, state),
+            draws.independent(keys[DRAW], reversed_probabilities, counts, stage.batch_size),
         )
         uniform, reverse = (
             parts.batch(draw, train_inputs, jax.random.split(key, len(keys)))
-            for draw, key in zip(draws, jax.random.split(keys[READ]), strict=True)
+            for draw, key in zip(both, jax.random.split(keys[READ]), strict=True)
         )
-        share = uniform_share(stage, state.step)
+        share = draws.uniform_share(stage, state.step)
 
         def loss(trained: PyTree) -> tuple[jax.Array, PyTree]:
             # Each branch sees its own batch alone, the trunk both. What is unused is not computed.
@@ -264,11 +263,6 @@ def _bilateral_step(parts: _Parts) -> Step:
     return step
 
 
-def uniform_share(stage: Stage, step: Any) -> jax.Array:
-    """How much the uniform branch counts: 1 − (step / steps)²."""
-    return 1 - jnp.square(jnp.asarray(step, jnp.float32) / stage.steps)
-
-
 def _part(batch_stats: dict[str, PyTree], name: str) -> dict[str, PyTree]:
     return {name: batch_stats[name]} if name in batch_stats else {}
 
@@ -283,7 +277,9 @@ def _meta_step(parts: _Parts, rebalancer: Rebalancer) -> Step:
         keys, rate = _keys(state), parts.schedule(state.step)
         draw = rebalancer.draw(keys[DRAW], state.psi, parts.stage.batch_size)
         batch = parts.batch(draw, train_inputs, keys)
-        meta_batch = task.place(_next_meta_batch(task, meta, meta_inputs, keys))
+        meta_draw = draws.of_meta_set(meta, task.meta_counts, keys[META_DRAW])
+        meta_images = task.read(meta_inputs, meta_draw.examples, keys[META_READ])
+        meta_batch = task.place((meta_images, meta_draw.classes))
 
         def meta_loss(trained: PyTree, batch: tuple[jax.Array, jax.Array]) -> tuple:
             # Plain cross-entropy on a class-balanced batch. Its batch statistics are dropped.
@@ -355,62 +351,6 @@ def compile_steps(step: Step) -> Callable[..., tuple[TrainState, dict[str, jax.A
         )
 
     return jax.jit(run, static_argnames='steps', donate_argnames='state')
-
-
-def draw_probabilities(stage: Stage, class_counts: tuple[int, ...], step: Any) -> jax.Array:
-    """How often each class is drawn at a step without a rebalancer, ``[classes]``."""
-    counts = np.asarray(class_counts)
-    if stage.draws == 'progressive':
-        progress = jnp.asarray(step, jnp.float32) / stage.steps
-        return sampling.progressive_class_probabilities(counts, progress)
-    if stage.draws == 'bilateral':
-        share = uniform_share(stage, step)
-        uniform, reverse = (sampling.class_probabilities(counts, power) for power in (1.0, -1.0))
-        return share * uniform + (1 - share) * reverse
-    powers = {'shuffled': 1.0, 'instance_balanced': 1.0, 'square_root': 0.5, 'class_balanced': 0.0}
-    return sampling.class_probabilities(counts, powers[stage.draws])
-
-
-def _unlearned_draw(
-    stage: Stage, class_counts: tuple[int, ...], state: TrainState, key: jax.Array
-) -> Draw:
-    counts = np.asarray(class_counts)
-    if stage.draws == 'shuffled':
-        return _shuffled_draw(stage, class_counts, state)
-    probabilities = draw_probabilities(stage, class_counts, state.step)
-    return _independent_draw(key, probabilities, counts, stage.batch_size)
-
-
-def _shuffled_draw(stage: Stage, class_counts: tuple[int, ...], state: TrainState) -> Draw:
-    # The state's own key: the same at every step of the stage.
-    num_examples = sum(class_counts)
-    examples = shuffling.epoch_shuffle(state.key, state.step, stage.batch_size, num_examples)
-    ends = jnp.asarray(np.cumsum(class_counts), jnp.int32)
-    classes = jnp.searchsorted(ends, examples, side='right')
-    return Draw(examples, classes.astype(jnp.int32))
-
-
-def _independent_draw(
-    key: jax.Array, probabilities: jax.Array, counts: np.ndarray, size: int
-) -> Draw:
-    class_key, example_key = jax.random.split(key)
-    classes = sampling.draw_classes(class_key, probabilities, size)
-    return Draw(sampling.examples_by_class(example_key, classes, counts), classes)
-
-
-def _next_meta_batch(
-    task: Task, meta: Meta, meta_inputs: jax.Array, keys: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    class_key, example_key = jax.random.split(keys[META_DRAW])
-    num_classes = len(task.meta_counts)
-    if meta.draws == 'stratified':
-        classes = sampling.stratified_classes(class_key, num_classes, meta.batch_size)
-    else:
-        classes = sampling.draw_classes(
-            class_key, jnp.full(num_classes, 1 / num_classes), meta.batch_size
-        )
-    examples = sampling.examples_by_class(example_key, classes, np.asarray(task.meta_counts))
-    return task.read(meta_inputs, examples, keys[META_READ]), classes
 
 
 def _keys(state: TrainState) -> jax.Array:

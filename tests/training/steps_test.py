@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from balms_jax.data import resident
-from balms_jax.training import recipe, state, steps
+from balms_jax.training import draws, recipe, state, steps
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 
@@ -83,31 +83,6 @@ def test_a_meta_learning_rate_of_zero_leaves_psi_and_the_plain_training(rebalanc
     np.testing.assert_array_equal(after.psi, np.zeros(3))
     assert set(metrics) >= {'loss', 'meta_loss', 'learning_rate', 'sampling_rates'}
     assert metrics['sampling_rates'].shape == (3, 3)
-
-
-@pytest.mark.parametrize('draws', recipe.DRAWS)
-def test_draw_probabilities_are_those_of_the_draws(draws):
-    """The diagnostics use the probabilities, training the draws: they must not drift apart."""
-    stage = stage_of(draws=draws, batch_size=sum(COUNTS))
-    keys = jax.random.split(jax.random.key(0), 400)
-    base = dataclasses.replace(
-        take_steps(stage_of(), 1)[0], step=jnp.asarray(10, jnp.int32), key=jax.random.key(3)
-    )
-    classes = jnp.concatenate(
-        [steps._unlearned_draw(stage, COUNTS, base, key).classes for key in keys[:60]]
-    )
-    share = np.bincount(classes, minlength=3) / classes.size
-    wanted = steps.draw_probabilities(stage, COUNTS, base.step)
-    np.testing.assert_allclose(share, wanted, atol=0.06)
-
-
-def test_a_draws_labels_are_its_examples_labels():
-    """Data are sorted by class; a wrong boundary would train on wrong labels."""
-    labels = np.repeat(np.arange(3), COUNTS)
-    for draws in recipe.DRAWS:
-        base = take_steps(stage_of(), 1)[0]
-        draw = steps._unlearned_draw(stage_of(draws=draws), COUNTS, base, jax.random.key(5))
-        np.testing.assert_array_equal(labels[draw.examples], draw.classes)
 
 
 def test_mixup_trains_on_mixed_targets():
@@ -242,8 +217,8 @@ def bilateral_step(step, steps_of_stage=20):
 def test_two_branches_begin_with_the_uniform_one():
     """α = 1 − (t / T)²: at first the reversed branch gets no gradient."""
     stage, (after, metrics) = bilateral_step(0)
-    assert float(steps.uniform_share(stage, 0)) == 1
-    assert float(steps.uniform_share(stage, 10)) == 0.75
+    assert float(draws.uniform_share(stage, 0)) == 1
+    assert float(draws.uniform_share(stage, 10)) == 0.75
     assert np.any(after.trained['a'] != 0)
     np.testing.assert_array_equal(after.trained['b'], 0)
     assert float(metrics['loss']) == pytest.approx(np.log(3), rel=1e-6)
