@@ -55,7 +55,7 @@ class Ordering(NamedTuple):
     def verdict(self) -> str:
         """Whether it holds, by two standard errors either way."""
         if math.isnan(self.error):
-            return 'one seed: ' + ('as published' if self.here > 0 else 'reversed')
+            return ('as published' if self.here > 0 else 'reversed') + ' by one seed'
         if abs(self.here) < CLEAR * self.error:
             return 'not told apart'
         return 'holds' if self.here > 0 else 'reversed'
@@ -158,7 +158,8 @@ def answer(rows: Sequence[Row], orderings: Sequence[Ordering]) -> str:
     by_method = {row.method: row.top1 for row in rows}
     if {'softmax', 'balanced_softmax'} <= by_method.keys():
         gain = by_method['balanced_softmax'] - by_method['softmax']
-        told.append(f'Balanced Softmax is {gain:+.1f} points from softmax, end to end.')
+        points = number(gain, digits=1, sign=True)
+        told.append(f'Balanced Softmax is {points} points from softmax, end to end.')
     if orderings:
         verdicts = [ordering.verdict for ordering in orderings]
         counts = ', '.join(f'{verdicts.count(v)} {v}' for v in dict.fromkeys(sorted(verdicts)))
@@ -181,8 +182,10 @@ def table_of(rows: Sequence[Row]) -> str:
                 )
                 if theirs
                 else '–',
-                'difference': f'{row.top1 - theirs.top1:+.1f}' if theirs else '–',
-                'standard error': '–' if math.isnan(error) else f'{error:.1f}',
+                'difference': number(row.top1 - theirs.top1, digits=1, sign=True)
+                if theirs
+                else '–',
+                'standard error': number(error, digits=1),
                 'parameters': f'{row.facts["parameter_count"]:,}',
                 'meta set': row.facts['meta_set'] or 'none',
             }
@@ -191,12 +194,11 @@ def table_of(rows: Sequence[Row]) -> str:
 
 
 def _told(ordering: Ordering) -> dict[str, str]:
-    error = '' if math.isnan(ordering.error) else f' ± {ordering.error:.1f}'
     return {
         'above': METHOD_NAMES[ordering.above],
         'below': METHOD_NAMES[ordering.below],
-        'published': f'{ordering.published:+.1f}',
-        'here': f'{ordering.here:+.1f}{error}',
+        'published': number(ordering.published, digits=1, sign=True),
+        'here': number(ordering.here, ordering.error, digits=1, sign=True),
         'verdict': ordering.verdict,
     }
 

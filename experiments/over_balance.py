@@ -37,7 +37,9 @@ def main() -> None:
         {
             'method': group.label,
             'exponent k': whole_runs.number(*exponents[group.first.facts['method']]),
-            'distance from −1': f'{exponents[group.first.facts["method"]][0] + 1:+.2f}',
+            'distance from −1': whole_runs.number(
+                exponents[group.first.facts['method']][0] + 1, sign=True
+            ),
             'top-1 %': format_statistic(group, 'top1'),
         }
         for group in groups
@@ -55,11 +57,12 @@ def answer(exponents: dict[str, tuple[float, float]]) -> str:
     )
     told = [
         'Balanced Softmax with class-balanced sampling ends with weights that go as n to the '
-        f'{fixed[0]:+.2f}; with the learned sampler, to the {learned[0]:+.2f}.'
+        f'{whole_runs.number(fixed[0])}; with the learned sampler, to the '
+        f'{whole_runs.number(learned[0])}.'
     ]
     if 'balanced_softmax_decoupled' in exponents:
         alone = exponents['balanced_softmax_decoupled'][0]
-        told.append(f'The loss alone reaches {alone:+.2f}.')
+        told.append(f'The loss alone reaches {whole_runs.number(alone)}.')
     closer = abs(learned[0] + 1) < abs(fixed[0] + 1)
     spread = math.hypot(*(0 if math.isnan(s) else s for _, s in (fixed, learned)))
     gap = abs(abs(learned[0] + 1) - abs(fixed[0] + 1))

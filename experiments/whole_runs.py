@@ -187,12 +187,17 @@ def gain(group: Replicates, base: Replicates, field: str = 'top1') -> tuple[floa
 
 
 def number(
-    mean: float, spread: float, *, scale: float = 1, digits: int = 2, sign: bool = False
+    mean: float,
+    spread: float = math.nan,
+    *,
+    scale: float = 1,
+    digits: int = 2,
+    sign: bool = False,
 ) -> str:
     """A mean ± its spread as text; the mean alone where there is one seed."""
     if not math.isfinite(mean):
         return '–'
-    text = f'{scale * mean:{"+" if sign else ""}.{digits}f}'
+    text = f'{scale * mean:{"+" if sign else ""}.{digits}f}'.replace('-', '−')
     return text + (f' ± {scale * spread:.{digits}f}' if math.isfinite(spread) else '')
 
 

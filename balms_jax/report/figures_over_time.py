@@ -165,7 +165,9 @@ def gradient_weights(
             place = (ends[0], (ends[0] / center) ** slope)
             offset = {'xytext': (-3, 0), 'textcoords': 'offset points', 'color': FAINT}
             axes.annotate(text, place, ha='right', va='center', **offset)
-        usable = np.flatnonzero(np.isfinite(np.where(values > 0, values, np.nan)).sum(axis=1) > 1)
+        known = np.isfinite(np.where(values > 0, values, np.nan)).sum(axis=1) > 1
+        # A stage ends at the step at which the next begins: that one is shown.
+        usable = np.flatnonzero(known & (steps != np.append(steps[1:], -1)))
         chosen = usable[np.unique(np.linspace(0, len(usable) - 1, times).round().astype(int))]
         for rank, time in enumerate(chosen if len(usable) else []):
             row = np.where(values[time] > 0, values[time], np.nan)[positive]

@@ -54,7 +54,7 @@ def test_an_orderings_verdict_goes_by_two_standard_errors_of_paired_differences(
     noisy = row('balanced_softmax', 40.0, 70.0, 80.0), low
     assert ablation_page.orderings_of(noisy)[0].verdict == 'not told apart'
     one_seed = row('balanced_softmax', 60.0), row('softmax', 50.0)
-    assert ablation_page.orderings_of(one_seed)[0].verdict == 'one seed: as published'
+    assert ablation_page.orderings_of(one_seed)[0].verdict == 'as published by one seed'
 
 
 def test_the_difference_from_the_published_mean_has_both_spreads():
@@ -69,7 +69,7 @@ def test_the_page_tells_rows_and_verdicts():
     rows = [row('balanced_softmax', 60.0, 61.0), row('softmax', 70.0, 71.0), row('focal', 55.0)]
     page = ablation_page.page(rows, 'cpu')
     assert 'Softmax is first here, with 70.5 %' in page
-    assert 'Balanced Softmax is -10.0 points from softmax' in page
+    assert 'Balanced Softmax is −10.0 points from softmax' in page
     assert '1 reversed' in page
     assert page.count('<figure') == 1
 

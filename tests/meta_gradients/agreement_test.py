@@ -80,7 +80,8 @@ def problem(classes, widths, batch, loss='balanced', rebalancer='meta_sampler', 
 def psi_grad(mode, optimizer, train_loss, meta_loss, arguments):
     psi, params, batch, meta_batch = arguments
     step = meta_gradients.value_and_meta_grad(train_loss, meta_loss, optimizer, mode=mode)
-    return step(psi, params, optimizer.init(params), batch, meta_batch).psi_grad
+    # Compiled whole: operation by operation every new shape would be compiled a hundred times.
+    return jax.jit(step)(psi, params, optimizer.init(params), batch, meta_batch).psi_grad
 
 
 def distance(a, b):
