@@ -125,11 +125,16 @@ def prior_table(groups: Sequence[Replicates]) -> str:
         for prior in others
         for group in groups
     )
+    calibrated = (
+        ' Calibrated: the uniform prior, logits divided by a temperature chosen on held-out images.'
+        if 'calibrated' in others
+        else ''
+    )
     return f"""<h2>Other test priors</h2>
 <div class="scroll"><table class="results"><thead><tr><th scope="col">method</th>
 <th scope="col">test prior</th>{headings}</tr></thead><tbody>{rows}</tbody></table></div>
 <p class="note">The test prior takes the place of the one that the network has learned from its
-draws and its loss, and test images weigh as it says.</p>"""
+draws and its loss, and test images weigh as it says.{calibrated}</p>"""
 
 
 def run_table(groups: Sequence[Replicates]) -> str:

@@ -78,8 +78,8 @@ def final_evaluation(
         temperature: T of the calibrated prediction, evaluated besides; None for none.
 
     Returns:
-        For each test prior the record of an evaluation; that of 'uniform', which T was chosen for,
-        has 'calibrated' where T is given.
+        For each test prior the record of an evaluation; 'calibrated' is the uniform one, which T
+        was chosen for, with logits divided by T.
     """
     whole = whole_network(network)
     evaluator = _evaluator(recipe, material, whole)
@@ -95,11 +95,7 @@ def final_evaluation(
     results = evaluator(*arguments)
     if temperature is not None:
         cooled = _evaluator(recipe, material, whole, temperature)(*arguments)['uniform']
-        results['uniform']['calibrated'] = {
-            'temperature': temperature,
-            'negative_log_likelihood': cooled['negative_log_likelihood'],
-            'expected_calibration_error': cooled['expected_calibration_error'],
-        }
+        results['calibrated'] = {**cooled, 'temperature': temperature}
     return results
 
 

@@ -1,12 +1,13 @@
 """A config is met before any work: what cannot run is refused, and the message names the key."""
 
 import dataclasses
+import json
 
 import pytest
 from ml_collections import ConfigDict
 
 from balms_jax.training import arguments, methods, recipe
-from configs import cifar_lt, digits_lt
+from configs import cifar_lt, digits_lt, of_run
 
 PAPER_STAGE_1_STEPS = 13_000
 
@@ -191,3 +192,16 @@ def test_other_classifiers_at_test_are_made_of_a_linear_one():
     values.model.classifier = 'cosine'
     with pytest.raises(recipe.ConfigError, match=r"'nearest_mean' of a 'cosine' classifier"):
         recipe.from_config(values)
+
+
+def test_the_config_of_a_run_is_its_own(tmp_path):
+    """What is trained again must be what was trained; a setting added since has its default."""
+    values = digits_lt.get_config('method=balms')
+    values.seed = 7
+    written = values.to_dict()
+    del written['stage_1']['averaging']
+    (tmp_path / 'config.json').write_text(json.dumps(written))
+    read = of_run.get_config(f'run={tmp_path}')
+    assert read.to_dict() == values.to_dict()
+    with pytest.raises(recipe.ConfigError, match=r'run: .*/config\.json is no config of a run'):
+        of_run.get_config(f'run={tmp_path}/absent')
