@@ -19,10 +19,10 @@ with extras.needed('train', 'training'):
 
     from balms_jax.report import write_report
     from balms_jax.training import job
+    from balms_jax.training.checks import from_config
     from balms_jax.training.interruption import Interrupted
     from balms_jax.training.methods import METHODS
     from balms_jax.training.progress import Progress
-    from balms_jax.training.recipe import from_config
 
 CONFIG = config_flags.DEFINE_config_file(
     'config',

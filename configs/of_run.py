@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from balms_jax.training import arguments, recipe
+from balms_jax.training import arguments, checks, recipe
 
 
 def get_config(argument: str = '') -> ConfigDict:
@@ -20,4 +20,4 @@ def get_config(argument: str = '') -> ConfigDict:
     except (OSError, ValueError) as error:
         raise recipe.ConfigError(f'run: {file} is no config of a run: {error}') from error
     # By way of a recipe, so that a setting which the run's version did not know has its default.
-    return recipe.to_config(recipe.from_config(values))
+    return recipe.to_config(checks.from_config(values))

@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 
 from balms_jax.report import comparison_table, markdown_table, read_run, write_report
 from balms_jax.training import job
+from balms_jax.training.checks import from_config
 from balms_jax.training.interruption import Interrupted
 from balms_jax.training.progress import Progress
-from balms_jax.training.recipe import Recipe, from_config
+from balms_jax.training.recipe import Recipe
 from balms_jax.training.records import check_workdir
 
 console = rich.console.Console(highlight=False, soft_wrap=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from balms_jax.training.checks import from_config
 from balms_jax.training.methods import METHODS
-from balms_jax.training.recipe import from_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')

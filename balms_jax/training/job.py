@@ -14,6 +14,7 @@ from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
 from balms_jax.training import mesh, stages, steps
 from balms_jax.training.checkpoints import CheckpointError
+from balms_jax.training.checks import cautions, check, check_against_data
 from balms_jax.training.cost_schedule import make_schedule
 from balms_jax.training.inputs import stage_inputs
 from balms_jax.training.interruption import Interruption
@@ -26,14 +27,7 @@ from balms_jax.training.measures import (
 )
 from balms_jax.training.post_hoc import calibration_temperature, with_test_classifier
 from balms_jax.training.progress import Progress
-from balms_jax.training.recipe import (
-    ConfigError,
-    Recipe,
-    Stage,
-    cautions,
-    check,
-    check_against_data,
-)
+from balms_jax.training.recipe import ConfigError, Recipe, Stage
 from balms_jax.training.records import Records, WorkdirError, write_json
 from balms_jax.training.stage_states import build_network, first_state, open_checkpoints
 from balms_jax.training.stages import NonFiniteLossError

@@ -1,10 +1,9 @@
-"""What a run is: the recipe, its defaults, and the checks a config passes before any work.
+"""What a run is: the recipe and its defaults.
 
 The only place that reads a config. Everything else takes these plain, frozen values.
 """
 
 import dataclasses
-import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,11 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from balms_jax import meta_gradients
-from balms_jax.data import long_tail
-from balms_jax.estimators import ESTIMATORS
 from balms_jax.models import NETWORKS
-from balms_jax.rebalancers import ONE_BY_ONE, REBALANCERS
 
 LOSSES = (
     'balanced_softmax',
@@ -195,8 +190,8 @@ def to_config(recipe: Recipe) -> ConfigDict:
     return ConfigDict(dataclasses.asdict(recipe))
 
 
-def from_config(config: Mapping[str, Any]) -> Recipe:
-    """Reads a config and checks it.
+def read(config: Mapping[str, Any]) -> Recipe:
+    """Reads a config key by key; whether the whole can be run, ``checks`` tells.
 
     Args:
         config: a (nested) mapping with the fields of :class:`Recipe`; absent ones get the default.
@@ -205,222 +200,10 @@ def from_config(config: Mapping[str, Any]) -> Recipe:
         The recipe.
 
     Raises:
-        ConfigError: for an unknown key, a wrong type, or a combination that cannot work.
+        ConfigError: for an unknown key or a wrong type.
     """
-    recipe = _read(Recipe, dict(config), '')
-    check(recipe)
+    recipe: Recipe = _read(Recipe, dict(config), '')
     return recipe
-
-
-def check(recipe: Recipe) -> None:
-    """Raises ConfigError, naming the key, for a recipe that cannot be run."""
-    _one_of('data.name', recipe.data.name, ('digits', 'cifar10', 'cifar100'))
-    _one_of('data.profile', recipe.data.profile, tuple(long_tail.PROFILES))
-    if recipe.data.imbalance_factor < 1:
-        got = recipe.data.imbalance_factor
-        raise ConfigError(f'data.imbalance_factor: got {got:g}, wanted n_max / n_min of at least 1')
-    if not 0 <= recipe.data.held_out < 1:
-        raise ConfigError(f'data.held_out: got {recipe.data.held_out}, wanted 0 to less than 1')
-    _one_of('data.augmentation', recipe.data.augmentation, AUGMENTATIONS)
-    if recipe.data.augmentation == 'cifar' and recipe.data.name == 'digits':
-        raise ConfigError("data.augmentation: got 'cifar' for digits, wanted images of 3 channels")
-    if not recipe.stage_1.steps > 0:
-        raise ConfigError(f'stage_1.steps: got {recipe.stage_1.steps}, wanted at least 1')
-    if recipe.stage_1.trains != 'all':
-        raise ConfigError(
-            f"stage_1.trains: got {recipe.stage_1.trains!r}, wanted 'all': nothing is trained yet"
-        )
-    for name, stage in (('stage_1', recipe.stage_1), ('stage_2', recipe.stage_2)):
-        _check_stage(name, stage)
-        if stage.steps:
-            _check_stage_of_run(name, stage, recipe)
-    evaluation = recipe.evaluation
-    _one_of('evaluation.classifier', evaluation.classifier, TEST_CLASSIFIERS)
-    if evaluation.classifier != 'trained' and recipe.model.classifier != 'linear':
-        raise ConfigError(
-            f'evaluation.classifier: got {evaluation.classifier!r} of a '
-            f"{recipe.model.classifier!r} classifier, wanted 'trained'"
-        )
-    if evaluation.classifier == 'tau_normalized' and not recipe.data.held_out:
-        raise ConfigError(
-            "evaluation.classifier: got 'tau_normalized', whose τ is chosen on held-out images, "
-            'and data.held_out = 0: wanted a share above 0'
-        )
-    for prior in evaluation.test_priors:
-        _one_of('evaluation.test_priors', prior, ('uniform', 'train', 'reversed'))
-    if 'uniform' not in evaluation.test_priors:
-        raise ConfigError("evaluation.test_priors: wanted 'uniform' among them")
-    _positive('evaluation.batch_size', evaluation.batch_size)
-    _positive('evaluation.gradient_examples', evaluation.gradient_examples)
-    _positive('records.checkpoint_every', recipe.records.checkpoint_every)
-    _positive('records.keep', recipe.records.keep)
-    _positive('records.rates_every', recipe.records.rates_every)
-    for key in (
-        'seed',
-        'devices',
-        'steps_per_call',
-        'data.head_count',
-        'model.width',
-        'model.experts',
-        'evaluation.every',
-    ):
-        value: Any = recipe
-        for part in key.split('.'):
-            value = getattr(value, part)
-        if value < 0:
-            raise ConfigError(f'{key}: got {value}, wanted at least 0')
-
-
-def check_against_data(recipe: Recipe, class_counts: tuple[int, ...]) -> None:
-    """Raises ConfigError for a batch that the classes of the training set cannot fill."""
-    for name, stage in recipe.stages.items():
-        if stage.draws == 'shuffled' and stage.batch_size > sum(class_counts):
-            raise ConfigError(
-                f'{name}.batch_size: got {stage.batch_size}, wanted at most the '
-                f'{sum(class_counts)} training examples'
-            )
-        meta = stage.meta
-        stratified = meta.rebalancer != 'none' and meta.draws == 'stratified'
-        if stratified and meta.batch_size < len(class_counts):
-            raise ConfigError(
-                f'{name}.meta.batch_size: got {meta.batch_size}, wanted at least one of each of '
-                f'{len(class_counts)} classes for a stratified meta batch'
-            )
-
-
-def cautions(recipe: Recipe, class_counts: tuple[int, ...]) -> list[str]:
-    """What can be run, but will hardly do what is meant; a sentence each."""
-    held = [n for n in class_counts if n]
-    spread = math.log(max(held) / min(held))
-    taus = [stage.loss.tau for stage in recipe.stages.values()]
-    model, said = recipe.model, []
-    if model.classifier == 'cosine' and 2 * model.scale < max(taus) * spread:
-        said.append(
-            f'model.scale: with {model.scale:g} the logits differ by {2 * model.scale:g} at most, '
-            f'and the log prior by {max(taus) * spread:.1f}: the prior decides alone'
-        )
-    return said
-
-
-def _check_stage(name: str, stage: Stage) -> None:
-    if stage.steps < 0:
-        raise ConfigError(f'{name}.steps: got {stage.steps}, wanted at least 0')
-    for key in ('batch_size', 'views'):
-        _positive(f'{name}.{key}', getattr(stage, key))
-    _one_of(f'{name}.trains', stage.trains, ('all', 'classifier', 'scales'))
-    _check_loss(f'{name}.loss', stage)
-    _one_of(f'{name}.features', stage.features, ('cached', 'recomputed'))
-    _one_of(f'{name}.draws', stage.draws, DRAWS)
-    optimizer, meta = stage.optimizer, stage.meta
-    for key in ('learning_rate', 'warmup_from', 'momentum', 'weight_decay'):
-        if not getattr(optimizer, key) >= 0:
-            raise ConfigError(
-                f'{name}.optimizer.{key}: got {getattr(optimizer, key)}, wanted at least 0'
-            )
-    if stage.steps and not 0 <= optimizer.warmup_steps < stage.steps:
-        raise ConfigError(
-            f'{name}.optimizer.warmup_steps: got {optimizer.warmup_steps}, wanted 0 to less than '
-            f'the {stage.steps} steps of the stage'
-        )
-    _positive(f'{name}.optimizer.hold', optimizer.hold)
-    _one_of(f'{name}.mixup_partners', stage.mixup_partners, ('batch', 'class_balanced'))
-    if not 0 <= stage.averaging < 1:
-        raise ConfigError(f'{name}.averaging: got {stage.averaging}, wanted 0 to less than 1')
-    if stage.mixup < 0:
-        raise ConfigError(f'{name}.mixup: got {stage.mixup}, wanted at least 0')
-    _one_of(f'{name}.meta.rebalancer', meta.rebalancer, ('none', *REBALANCERS))
-    if meta.rebalancer == 'none':
-        return
-    _one_of(f'{name}.meta.source', meta.source, META_SOURCES)
-    _one_of(f'{name}.meta.draws', meta.draws, ('stratified', 'class_balanced'))
-    _one_of(f'{name}.meta.estimator', meta.estimator, tuple(ESTIMATORS))
-    if not meta.temperature > 0:
-        raise ConfigError(
-            f'{name}.meta.temperature: got {meta.temperature}, wanted a number above 0'
-        )
-    _one_of(f'{name}.meta.mode', meta.mode, tuple(meta_gradients.MODES))
-    _positive(f'{name}.meta.batch_size', meta.batch_size)
-    if stage.draws != 'shuffled':
-        raise ConfigError(
-            f'{name}.draws: got {stage.draws!r} beside meta.rebalancer = {meta.rebalancer!r}, '
-            "which draws its own batches: wanted 'shuffled', the default"
-        )
-    if stage.mixup:
-        raise ConfigError(f'{name}.mixup: got {stage.mixup} beside a rebalancer, wanted 0')
-    by_example = meta_gradients.MODES[meta.mode].one_step
-    if meta.rebalancer in ONE_BY_ONE and not by_example:
-        raise ConfigError(
-            f'{name}.meta.mode: got {meta.mode!r} for {meta.rebalancer!r}, which reads the '
-            "gradient of every weight: wanted 'per_example' or 'ghost_product'"
-        )
-    if meta.rebalancer == 'learned_adjustment':
-        if stage.loss.name != 'balanced_softmax':
-            raise ConfigError(
-                f'{name}.loss.name: got {stage.loss.name!r} beside a learned adjustment, wanted '
-                "'balanced_softmax', whose prior it learns"
-            )
-        if by_example:
-            raise ConfigError(
-                f'{name}.meta.mode: got {meta.mode!r} for a learned adjustment, which is no weight '
-                "of examples: wanted 'forward_over_reverse', 'lean' or 'reverse'"
-            )
-
-
-def _check_stage_of_run(name: str, stage: Stage, recipe: Recipe) -> None:
-    """What a stage needs of the rest of the recipe."""
-    learns = stage.meta.rebalancer != 'none'
-    if learns and stage.meta.source == 'held_out' and not recipe.data.held_out:
-        raise ConfigError(
-            f"{name}.meta.source: got 'held_out' and data.held_out = 0, wanted a share above 0"
-        )
-    if stage.loss.name == 'cost_sensitive' and (learns or stage.trains != 'all'):
-        raise ConfigError(
-            f"{name}.loss.name: got 'cost_sensitive', whose costs follow the whole network, beside "
-            f'trains = {stage.trains!r} and meta.rebalancer = {stage.meta.rebalancer!r}: wanted '
-            "'all' and 'none'"
-        )
-    if stage.loss.name == 'cost_sensitive' and not recipe.data.held_out:
-        raise ConfigError(
-            f"{name}.loss.name: got 'cost_sensitive', whose costs follow held-out images, and "
-            'data.held_out = 0: wanted a share above 0'
-        )
-    if (stage.draws == 'bilateral') != (recipe.model.classifier == 'bilateral'):
-        raise ConfigError(
-            f'{name}.draws: got {stage.draws!r} and model.classifier = '
-            f"{recipe.model.classifier!r}, wanted 'bilateral' of both or of neither"
-        )
-    if recipe.model.classifier == 'experts':
-        if stage.loss.name != 'balanced_softmax':
-            raise ConfigError(
-                f"{name}.loss.name: got {stage.loss.name!r} for 'experts', wanted "
-                "'balanced_softmax', whose τ tells them apart"
-            )
-        if learns:
-            raise ConfigError(
-                f"{name}.meta.rebalancer: got {stage.meta.rebalancer!r} for 'experts', wanted "
-                "'none'"
-            )
-
-
-def _check_loss(name: str, stage: Stage) -> None:
-    loss = stage.loss
-    _one_of(f'{name}.name', loss.name, LOSSES)
-    _one_of(f'{name}.class_weights', loss.class_weights, CLASS_WEIGHTS)
-    for key in ('gamma', 'margin'):
-        if not getattr(loss, key) >= 0:
-            raise ConfigError(f'{name}.{key}: got {getattr(loss, key)}, wanted at least 0')
-    for key in ('threshold', 'ignored', 'beta', 'cost_rate'):
-        if not 0 <= getattr(loss, key) <= 1:
-            raise ConfigError(f'{name}.{key}: got {getattr(loss, key)}, wanted 0 to 1')
-    if not 0 <= loss.label_smoothing < 1:
-        raise ConfigError(
-            f'{name}.label_smoothing: got {loss.label_smoothing}, wanted 0 to less than 1'
-        )
-    if (loss.label_smoothing or stage.mixup) and loss.name != 'balanced_softmax':
-        raise ConfigError(
-            f'{name}.name: got {loss.name!r} beside mixed or smoothed labels, wanted '
-            "'balanced_softmax', the loss that takes distributions"
-        )
 
 
 def _read(cls: type, values: dict[str, Any], prefix: str) -> Any:
@@ -455,13 +238,3 @@ def _value(key: str, kind: Any, value: Any) -> Any:
     if kind is float and not abs(value) < float('inf'):
         raise ConfigError(f'{key}: got {value}, wanted a finite number')
     return value
-
-
-def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f'{key}: got {value!r}, wanted one of {", ".join(choices)}')
-
-
-def _positive(key: str, value: int) -> None:
-    if not value > 0:
-        raise ConfigError(f'{key}: got {value}, wanted at least 1')

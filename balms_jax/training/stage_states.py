@@ -13,8 +13,9 @@ from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
 from balms_jax.training import cost_schedule, state, steps
 from balms_jax.training.checkpoints import Checkpoints
+from balms_jax.training.checks import from_config
 from balms_jax.training.material import Material, load_material
-from balms_jax.training.recipe import Recipe, Stage, from_config
+from balms_jax.training.recipe import Recipe, Stage
 from balms_jax.training.records import WorkdirError, identity
 from balms_jax.training.state import TrainState
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from balms_jax.data import long_tail, sources
-from balms_jax.training import job, recipe
+from balms_jax.training import checks, job
 from balms_jax.training.inputs import feature_extractor
 from balms_jax.training.progress import Progress
 from balms_jax.training.stage_states import load_trained
@@ -98,7 +98,7 @@ def train_backbone(workdir: Path, data_dir: str, steps: int) -> Path:
     config['data']['data_dir'] = data_dir
     config['model']['name'] = 'resnet8'
     config['stage_1']['steps'] = steps
-    job.train(recipe.from_config(config), workdir, config=config, progress=Progress())
+    job.train(checks.from_config(config), workdir, config=config, progress=Progress())
     return workdir
 
 
