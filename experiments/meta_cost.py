@@ -31,6 +31,7 @@ from typing import Any
 import jax
 
 from balms_jax import meta_gradients
+from experiments import kept
 from experiments.costs import page
 from experiments.costs.measure import Group, Ledger, console, measure
 from experiments.costs.steps import (
@@ -45,7 +46,6 @@ from experiments.costs.steps import (
     Setting,
 )
 
-RESULTS = Path(__file__).parent / 'results' / 'meta_cost'
 LEARNING = (*meta_gradients.MODES, FORWARD_DIFFERENCE, WRITTEN_OUT)
 ALIKE = ('forward_over_reverse', 'lean', 'per_example', 'ghost_product', WRITTEN_OUT)
 GROWING = (PLAIN, 'forward_over_reverse', 'lean')
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument(
         '--folder', type=Path, help='of the rows; runs/meta_cost/SCALE if not given'
     )
-    parser.add_argument('--output', type=Path, default=RESULTS, help='folder of the results')
+    parser.add_argument('--output', type=Path, help=kept.HELP)
     parser.add_argument(
         '--page_only', action='store_true', help='write the page of the rows so far'
     )
@@ -77,8 +77,9 @@ def main() -> None:
         for group in plan(options.repetitions, options.time_large):
             if options.torch_python or not group.torch:
                 measure(group, ledger, options.torch_python)
-    page.write(ledger.rows, options.output)
-    console.print(f'page: {options.output / "page.html"}')
+    output = kept.page_folder('meta_cost', options.scale, options.output)
+    page.write(ledger.rows, output)
+    console.print(f'page: {output / "page.html"}')
 
 
 def full_plan(repetitions: int = 0, time_large: bool = False) -> list[Group]:

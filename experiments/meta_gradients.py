@@ -36,6 +36,7 @@ import jax
 import numpy as np
 
 from balms_jax.data import long_tail, sources
+from experiments import kept
 from experiments.laboratory import (
     agreement,
     features,
@@ -51,7 +52,6 @@ from experiments.laboratory.head import Settings
 from experiments.laboratory.ledger import Ledger
 from experiments.laboratory.networks import Subject
 
-RESULTS = Path(__file__).parent / 'results' / 'meta_gradients'
 SMOKE = sampling_gradients.Sizes(
     batch_sizes=(32,),
     imbalance_factors=(10.0,),
@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument(
         '--folder', type=Path, default=Path('runs/meta_gradients'), help='what is done stays here'
     )
-    parser.add_argument('--output', type=Path, default=RESULTS, help='of the numbers and the page')
+    parser.add_argument('--output', type=Path, help=kept.HELP)
     parser.add_argument('--page_only', action='store_true', help='of what the folder holds')
     arguments = parser.parse_args()
     arguments.folder = arguments.folder / arguments.scale
@@ -215,7 +215,8 @@ def main() -> None:
             page.note_run(arguments.folder, part, _machine())
     except (sources.DataNotFoundError, ValueError) as error:
         raise SystemExit(f'meta_gradients: {error}') from None
-    written = page.write(arguments.folder, arguments.output, PARTS)
+    output = kept.page_folder('meta_gradients', arguments.scale, arguments.output)
+    written = page.write(arguments.folder, output, PARTS)
     features.CONSOLE.print(f'page: {written}')
 
 

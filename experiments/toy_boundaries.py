@@ -31,9 +31,9 @@ from matplotlib.figure import Figure
 from balms_jax import losses, priors, sampling
 from balms_jax.report.figure_style import FAINT, WIDE, new_figure, styled
 from balms_jax.report.html import document, embedded, table
+from experiments import kept
 from experiments.comparison import console
 
-RESULTS = Path(__file__).parent / 'results' / 'toy_boundaries'
 COUNTS = np.array([10_000, 100, 1])
 CENTRES = 1.6 * np.array([[np.cos(a), np.sin(a)] for a in np.pi * np.array([1.17, -0.17, 0.5])])
 # τ of the loss, and p of draws q ∝ n^p.
@@ -67,11 +67,12 @@ def main() -> None:
     )
     parser.add_argument('--scale', choices=('smoke', 'cpu', 'paper'), default='cpu')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--output', type=Path, default=RESULTS)
+    parser.add_argument('--output', type=Path, help=kept.HELP)
     options = parser.parse_args()
     shown = SHOWN['smoke' if options.scale == 'smoke' else 'cpu']
     points = clouds(options.seed)
     found = measure(points, shown[-1], options.seed)
+    options.output = kept.page_folder('toy_boundaries', options.scale, options.output)
     options.output.mkdir(parents=True, exist_ok=True)
     numbers = {
         'steps': found.steps.tolist(),

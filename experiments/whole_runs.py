@@ -23,9 +23,9 @@ from balms_jax.report.html import document, table
 from balms_jax.report.sections import ProblemFigures
 from balms_jax.training.methods import METHODS
 from configs import cifar_lt, digits_lt
+from experiments import kept
 from experiments.comparison import console, exit_on_failure, train_all
 
-RESULTS = Path(__file__).parent / 'results'
 RECIPES = {'cpu': 'short', 'paper': 'paper'}
 SMOKE_STEPS = 60
 
@@ -73,7 +73,7 @@ def options_of(
     parser.add_argument('--seeds', nargs='+', type=int)
     parser.add_argument('--data_dir', default='')
     parser.add_argument('--folder', type=Path, default=Path('runs/long_tail'), help='of the runs')
-    parser.add_argument('--output', type=Path, help='of the page; else experiments/results/…')
+    parser.add_argument('--output', type=Path, help=kept.HELP)
     parser.add_argument('--page_only', action='store_true', help='of the runs that are finished')
     options = parser.parse_args()
     smoke = options.scale == 'smoke'
@@ -89,7 +89,7 @@ def options_of(
     )
     options.methods = options.methods or (few if smoke else methods)
     options.seeds = options.seeds or ([0] if smoke else [0, 1, 2])
-    options.output = options.output or RESULTS / name
+    options.output = kept.page_folder(name, options.scale, options.output)
     return options
 
 
