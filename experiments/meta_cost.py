@@ -1,7 +1,7 @@
 """What does the meta-gradient cost, in every mode, beside the plain step? R4Q2 of the reply.
 
 Command   python -m experiments.meta_cost [--scale smoke] [--torch_python PATH] [--page_only]
-Cost      more than an hour on two CPU cores, mostly to compile; --scale smoke some five
+Cost      more than an hour on two CPU cores, mostly to compile; --scale smoke some four
 Ends in   experiments/results/meta_cost/: figures.json and page.html. Every measured row is kept in
           --folder, and the same command goes on from there
 Measures  time: steps by turns in one process, medians of the ratio to the plain step of the same

@@ -1,7 +1,7 @@
 """How good is each meta-gradient? Precision of the modes, bias and noise of the estimators.
 
 Command   python -m experiments.meta_gradients --data_dir data [--backbone RUN] [--scale cpu]
-Scales    smoke  a linear head on the digits' pixels, no download: six minutes, busy
+Scales    smoke  a linear head on the digits' pixels, no download: five minutes
           cpu    ResNet-32, and features of a ResNet-8 after 600 steps on CIFAR-10-LT
 Parts     agreement   every mode in every precision against one of them in float64
           v_curve     finite differences against their step

@@ -75,7 +75,7 @@ def write(rows: Sequence[dict[str, Any]], output: Path) -> None:
 def page(facts: Mapping[str, Any], records: Sequence[Record], goals: Sequence[Goal]) -> str:
     """The page: the question, the answer, goals, figures, tables, how it was measured."""
     sections = {
-        'Goals beside what was measured': goals_table(goals),
+        'Goals beside what was measured': goals_table(goals, facts['scale']),
         'Figures': _figures(records),
         'All numbers': ''.join(_section_table(records, section) for section in SECTIONS),
         'How it was measured': f'<p>{escape(how(facts, records))}</p>',
@@ -126,7 +126,7 @@ def ratio(value: float) -> str:
     return f'{value:.3f}' if value >= 0.1 else f'{value:.2g}'
 
 
-def goals_table(goals: Sequence[Goal]) -> str:
+def goals_table(goals: Sequence[Goal], scale: str) -> str:
     """Goals beside measured values, met or missed."""
     marks = {'met': '✓ met', 'missed': '<b style="color:#d55e00">✗ missed</b>'}
     lines = []
@@ -151,6 +151,8 @@ def goals_table(goals: Sequence[Goal]) -> str:
         'memory, without arguments and results. Of several measured rows the worst is judged. '
         'Floors are counted in forward passes of the network, of which a plain step takes three.'
     )
+    if scale == 'smoke':
+        note += ' The goals are for a ResNet-32; a smoke run is too small to be judged by them.'
     return _table(lines, ('floor', 'goal', 'measured')) + f'<p class="note">{note}</p>\n'
 
 

@@ -246,19 +246,21 @@ def _training_advice(rows: Mapping[str, Any]) -> list[dict[str, str]]:
     """What differs from the base in accuracy by more than seeds do."""
     table = []
     for question, names in QUESTIONS.items():
-        told, worse = [], []
+        told, worse, measured = [], [], False
         for loss in LOSS_COLORS:
             found = {name: np.array(row['accuracy']) for (name,), row in named(rows, loss).items()}
             seeds = np.sqrt(np.mean([values.var(ddof=1) for values in found.values()]))
             base = found['estimator classes'].mean()
             doubt = 2 * seeds * np.sqrt(2 / 3)  # of a difference of two means of three
             changes = {name: found[name].mean() - base for name in names if name in found}
+            measured |= bool(changes)
             worse += [f'{name} ({loss})' for name, d in changes.items() if d < -doubt]
             words = ', '.join(f'{name} {100 * change:+.1f}' for name, change in changes.items())
             told.append(f'{loss}: {words} (doubt {100 * doubt:.1f})')
         use = f'not {", ".join(worse)}' if worse else 'whatever is cheapest: none is worse'
         because = f'points of accuracy beside the base; {"; ".join(told)}'
-        table.append({'question': question, 'use': use, 'because': because})
+        if measured:
+            table.append({'question': question, 'use': use, 'because': because})
     return table
 
 
