@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from balms_jax.meta_gradients.modes import Mode, beside
+from balms_jax.meta_gradients.modes import Mode, beside, weights_held
 from balms_jax.meta_gradients.train_loss import PyTree, TrainLoss
 from balms_jax.meta_gradients.update import Update
 
@@ -50,10 +50,14 @@ def train_steps(
     """
     length = math.isqrt(steps - 1) + 1 if segment is None else segment or steps
 
+    def loss_at(params: PyTree, psi: PyTree, batch: PyTree, here: PyTree, *carry: PyTree) -> Any:
+        loss = train_loss if mode.exact else weights_held(train_loss, here, batch, *carry)
+        return loss(params, psi, batch, *carry)
+
     def run(psi: PyTree, state: State, batches: PyTree) -> tuple[State, Any]:
         params, _, carry = state
         first = _batch((batches, []), 0)[0]
-        closed, constants = _closed(train_loss, params, psi, first, *carry)
+        closed, constants = _closed(loss_at, params, psi, first, params, *carry)
         several = _several(_gradient(closed, mode), update, scan)
         kept = several if segment == 0 else _computed_again(several)
         recorded = []
@@ -101,6 +105,8 @@ def _several(gradient: Train, update: Update, scan: bool) -> Callable[..., tuple
 def _gradient(train_loss: TrainLoss, mode: Mode) -> Train:
     """(params, psi, carry, material, k) → (∇_θ L, L, aux), whose derivative is taken by the mode.
 
+    The train loss takes after its batch the θ that a difference is taken about.
+
     It takes all batches and which one, so that a later pass does not keep a copy of its batch.
     """
 
@@ -109,7 +115,7 @@ def _gradient(train_loss: TrainLoss, mode: Mode) -> Train:
     ) -> Any:
         value_and_grad = jax.value_and_grad(train_loss, has_aux=True)
         batch = _batch(material, _after(params, k))
-        (loss, aux), grads = value_and_grad(params, psi, batch, *carry)
+        (loss, aux), grads = value_and_grad(params, psi, batch, params, *carry)
         return grads, loss, aux
 
     directional = mode.directional
@@ -125,12 +131,13 @@ def _gradient(train_loss: TrainLoss, mode: Mode) -> Train:
         batch = _batch(material, _after(v, k))
         # The next carry is pulled back by the same derivative: ∇⟨c, s⟩ = ∂_t ∇(L + t⟨c, s⟩).
         c = aux_cotangent if carry else ()
+        here = params
 
         def gradients(at: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree, PyTree]:
             params, c = at
 
             def loss(params: PyTree, psi: PyTree, carry: tuple) -> jax.Array:
-                value, aux = train_loss(params, psi, batch, *carry)
+                value, aux = train_loss(params, psi, batch, here, *carry)
                 return value + (_inner(c, aux) if carry else 0)
 
             return jax.grad(loss, argnums=(0, 1, 2))(params, psi, carry)

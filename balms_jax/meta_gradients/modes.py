@@ -42,6 +42,7 @@ class Mode(NamedTuple):
     directional: Callable[[Function, PyTree, PyTree], PyTree] | None = None
     """(f, x, v) → ∂f(x)·v, for K steps; None: the backward passes of all steps are kept"""
     one_step: bool = False  # Cannot look through several steps.
+    exact: bool = True
 
 
 def reverse(train_loss: TrainLoss, params: PyTree, psi: PyTree, batch: PyTree) -> InnerGradient:
@@ -80,6 +81,8 @@ def forward_over_reverse(
 def recomputed(
     directional: Callable[[Function, PyTree, PyTree], PyTree],
     direction: Callable[[PyTree, PyTree], PyTree] = lambda u, grads: u,
+    *,
+    exact: bool = True,
 ) -> Callable[[TrainLoss, PyTree, PyTree, PyTree], InnerGradient]:
     r"""The product as a derivative of ∇_ψ L along u, its forward pass computed again after u.
 
@@ -90,9 +93,10 @@ def recomputed(
         train_loss: TrainLoss, params: PyTree, psi: PyTree, batch: PyTree
     ) -> InnerGradient:
         (loss, aux), grads = jax.value_and_grad(train_loss, has_aux=True)(params, psi, batch)
+        along = train_loss if exact else weights_held(train_loss, params, batch)
 
         def psi_grad(params: PyTree) -> PyTree:
-            return jax.grad(train_loss, argnums=1, has_aux=True)(params, psi, batch)[0]
+            return jax.grad(along, argnums=1, has_aux=True)(params, psi, batch)[0]
 
         def mixed_product(u: PyTree) -> Product:
             return Product(directional(psi_grad, beside(params, u), direction(u, grads)))
@@ -100,6 +104,13 @@ def recomputed(
         return InnerGradient(loss, aux, grads, mixed_product)
 
     return inner_gradient
+
+
+def weights_held(train_loss: TrainLoss, params: PyTree, batch: PyTree, *carry: PyTree) -> TrainLoss:
+    """The training loss of which a difference may be taken: weights do not follow θ."""
+    if isinstance(train_loss, WeightedLosses):
+        return train_loss.held(params, batch, *carry)
+    return train_loss
 
 
 def per_example(train_loss: TrainLoss, params: PyTree, psi: PyTree, batch: PyTree) -> InnerGradient:
@@ -112,7 +123,7 @@ def per_example(train_loss: TrainLoss, params: PyTree, psi: PyTree, batch: PyTre
     values, push_forward, aux = jax.linearize(
         lambda params: weighted.losses(params, batch), params, has_aux=True
     )
-    z, pull_back = jax.vjp(lambda psi: weighted.weights(psi, batch, values), psi)
+    z, pull_back = jax.vjp(lambda psi: weighted.weigh(psi, batch, values), psi)
     (grads,) = jax.linear_transpose(push_forward, params)((z / z.size).astype(values.dtype))
 
     def mixed_product(u: PyTree) -> Product:
@@ -137,7 +148,7 @@ def ghost_product(
     """
     weighted = _weighted(train_loss, 'ghost_product')
     values, backward, aux = tapped(weighted.losses, params, batch)
-    z, pull_back = jax.vjp(lambda psi: weighted.weights(psi, batch, values), psi)
+    z, pull_back = jax.vjp(lambda psi: weighted.weigh(psi, batch, values), psi)
     # δ_b comes out times z_b: where that is 0, it is read beside 0.
     seen = jnp.where(jnp.abs(z) < 1e-20, 1e-20, z).astype(values.dtype)
     grads, products = backward(seen / z.size)
@@ -175,7 +186,9 @@ def finite_difference(
             computation where it is another.
 
     Returns:
-        The mode, for ``value_and_meta_grad``.
+        The mode, for ``value_and_meta_grad``. Weights of a :class:`WeightedLosses` are held where
+        they read the losses; a ``stop_gradient`` of your own in a train loss is not seen by a
+        difference.
 
     Raises:
         ValueError: if the scheme is unknown or the step is not above 0.
@@ -206,7 +219,7 @@ def finite_difference(
         behind, apart = (moved(-h), 2 * h) if scheme == 'central' else (function(at), h)
         return jax.tree.map(lambda a, b: (a - b) / apart.astype(a.dtype), moved(h), behind)
 
-    return Mode(recomputed(difference, _where_alive), difference)
+    return Mode(recomputed(difference, _where_alive, exact=False), difference, exact=False)
 
 
 def balanced_step(precision: DTypeLike) -> float:

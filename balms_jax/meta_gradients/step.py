@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from balms_jax.meta_gradients.horizon import check_batches, train_steps
@@ -97,7 +98,8 @@ def value_and_meta_grad(
 
     Raises:
         ValueError: if the mode is unknown or does not suit the train loss, K or the carry, K is no
-            whole number above 0, or K > 1 and an array of batch has no leading axis of K.
+            whole number above 0, K > 1 and an array of batch has no leading axis of K, ψ is not
+            floating point, or weights and losses are not one of each for every example.
         CoupledExamplesError: a ValueError of ``ghost_product``, naming what couples examples.
 
     Example:
@@ -126,7 +128,10 @@ def value_and_meta_grad(
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f'steps: got {steps!r}, wanted a whole number of at least 1')
     if steps > 1 and chosen.one_step:
-        raise ValueError(f'mode: got {mode!r} for {steps} steps, wanted one that takes several')
+        raise ValueError(
+            f'mode: got {mode!r} for {steps} steps, wanted one of '
+            f'{", ".join(n for n, m in MODES.items() if not m.one_step)}'
+        )
     if segment is not None and not 0 <= segment <= steps:
         raise ValueError(f'segment: got {segment}, wanted 0 to the {steps} steps, or None')
     update = differentiable_update(optimizer)
@@ -142,6 +147,7 @@ def value_and_meta_grad(
         meta_batch: PyTree,
         carry: PyTree = None,
     ) -> MetaStep:
+        _check_psi(psi)
         if steps == 1 and carry is None:
             return one(psi, params, opt_state, batch, meta_batch)
         if chosen.one_step:
@@ -199,6 +205,16 @@ def _one_step(
         )
 
     return step
+
+
+def _check_psi(psi: PyTree) -> None:
+    for path, leaf in jax.tree.leaves_with_path(psi):
+        kind = jnp.result_type(leaf)
+        if not jnp.issubdtype(kind, jnp.floating):
+            raise ValueError(
+                f'psi{jax.tree_util.keystr(path)}: got {kind}, wanted a floating type: it is '
+                'differentiated'
+            )
 
 
 def _outcome(trained: Any) -> tuple[Any, Any]:

@@ -40,5 +40,27 @@ class WeightedLosses:
     def __call__(self, params: PyTree, psi: PyTree, batch: PyTree, *carry: PyTree) -> tuple:
         """L(θ, ψ), a scalar, and the losses' aux."""
         values, aux = self.losses(params, batch, *carry)
-        weights = self.weights(psi, batch, jax.lax.stop_gradient(values))
+        weights = self.weigh(psi, batch, jax.lax.stop_gradient(values))
         return jnp.mean(weights * values), aux
+
+    def weigh(self, psi: PyTree, batch: PyTree, values: jax.Array) -> jax.Array:
+        """z(ψ), ``[batch]``.
+
+        Raises:
+            ValueError: if losses and weights are not one number an example each.
+        """
+        weights = jnp.asarray(self.weights(psi, batch, values))
+        if values.ndim != 1 or weights.shape != values.shape:
+            raise ValueError(
+                f'weights and losses: got shapes {weights.shape} and {values.shape}, wanted one of '
+                'each for every example, [batch]'
+            )
+        return weights
+
+    def held(self, params: PyTree, batch: PyTree, *carry: PyTree) -> 'WeightedLosses':
+        """The same, but the weights see the losses at θ wherever the losses are taken.
+
+        A difference of ∇_ψ L along θ would else differentiate the weights by the losses too.
+        """
+        at = jax.lax.stop_gradient(self.losses(params, batch, *carry)[0])
+        return WeightedLosses(self.losses, lambda psi, batch, values: self.weights(psi, batch, at))

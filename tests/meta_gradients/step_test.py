@@ -395,3 +395,67 @@ def test_compiled_cost_is_at_the_floor(mode, frozen_statistics, most_flops, most
     memory = meta.memory_analysis().temp_size_in_bytes / base.memory_analysis().temp_size_in_bytes
     assert 2.2 < flops <= most_flops
     assert memory <= most_memory
+
+
+def reading_losses():
+    """Weights that grow with the losses, as Meta-Weight-Net's do."""
+    train_loss = meta_gradients.WeightedLosses(
+        lambda w, x: ((w - x) ** 2, None), lambda psi, x, losses: jax.nn.sigmoid(psi * losses)
+    )
+    arguments = jnp.array(0.5), jnp.array(0.2), jnp.array([1.0, -1.0, 2.0]), jnp.array([0.5])
+    return train_loss, lambda w, x: (((w - x) ** 2).mean(), None), arguments
+
+
+@pytest.mark.parametrize('mode', meta_gradients.MODES)
+def test_weights_are_not_differentiated_by_the_losses_that_they_read(mode):
+    """A difference moves θ, and the losses with it: the weights must not follow."""
+    with jax.enable_x64(True):
+        train_loss, meta_loss, (psi, w, x, clean) = reading_losses()
+        rate = 0.1
+        values = (w - x) ** 2
+
+        def written_out(psi):
+            z = jax.nn.sigmoid(psi * values)
+            return ((w - rate * jnp.mean(z * 2 * (w - x)) - clean) ** 2).mean()
+
+        optimizer = optax.sgd(rate)
+        step = meta_gradients.value_and_meta_grad(train_loss, meta_loss, optimizer, mode=mode)
+        out = step(psi, w, optimizer.init(w), x, clean)
+        np.testing.assert_allclose(out.psi_grad, jax.grad(written_out)(psi), rtol=1e-6)
+
+
+@pytest.mark.parametrize('mode', ['reverse', 'lean', 'finite_difference'])
+def test_nor_over_several_steps(mode):
+    with jax.enable_x64(True):
+        train_loss, meta_loss, (psi, w, x, clean) = reading_losses()
+        rate = 0.1
+
+        def written_out(psi):
+            at = w
+            for _ in range(3):
+                z = jax.nn.sigmoid(psi * jax.lax.stop_gradient((at - x) ** 2))
+                at = at - rate * jax.grad(lambda w, z=z: jnp.mean(z * (w - x) ** 2))(at)
+            return ((at - clean) ** 2).mean()
+
+        optimizer = optax.sgd(rate)
+        step = meta_gradients.value_and_meta_grad(
+            train_loss, meta_loss, optimizer, mode=mode, steps=3
+        )
+        out = step(psi, w, optimizer.init(w), jnp.stack([x] * 3), clean)
+        np.testing.assert_allclose(out.psi_grad, jax.grad(written_out)(psi), rtol=1e-6)
+
+
+@pytest.mark.parametrize('mode', meta_gradients.MODES)
+def test_what_is_not_one_number_an_example_is_refused(mode):
+    """Broadcast, weights of [batch, 1] would make a batch × batch loss in silence."""
+    train_loss, meta_loss, (psi, w, x, clean) = reading_losses()
+    optimizer = optax.sgd(0.1)
+    column = meta_gradients.WeightedLosses(
+        train_loss.losses, lambda psi, x, losses: jnp.full((3, 1), psi)
+    )
+    step = meta_gradients.value_and_meta_grad(column, meta_loss, optimizer, mode=mode)
+    with pytest.raises(ValueError, match=r'got shapes \(3, 1\) and \(3,\), wanted one of each'):
+        step(psi, w, optimizer.init(w), x, clean)
+    step = meta_gradients.value_and_meta_grad(train_loss, meta_loss, optimizer, mode=mode)
+    with pytest.raises(ValueError, match=r"psi\['rate'\]: got int32, wanted a floating type"):
+        step({'rate': jnp.array(1)}, w, optimizer.init(w), x, clean)
