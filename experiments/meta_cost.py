@@ -1,7 +1,8 @@
 """What does the meta-gradient cost, in every mode, beside the plain step? R4Q2 of the reply.
 
 Command   python -m experiments.meta_cost [--scale smoke] [--torch_python PATH] [--page_only]
-Cost      more than an hour on two CPU cores, mostly to compile; --scale smoke some four
+Cost      more than an hour on two CPU cores, mostly to compile; --scale smoke four
+          minutes
 Ends in   experiments/results/meta_cost/: figures.json and page.html. Every measured row is kept in
           --folder, and the same command goes on from there
 Measures  time: steps by turns in one process, medians of the ratio to the plain step of the same
@@ -77,6 +78,8 @@ def main() -> None:
         for group in plan(options.repetitions, options.time_large):
             if options.torch_python or not group.torch:
                 measure(group, ledger, options.torch_python)
+    if not ledger.rows:
+        raise SystemExit(f'meta_cost: no rows in {folder}; they are measured without --page_only')
     output = kept.page_folder('meta_cost', options.scale, options.output)
     page.write(ledger.rows, output)
     console.print(f'page: {output / "page.html"}')

@@ -2,7 +2,7 @@
 
 Command   python -m experiments.meta_gradients --data_dir data [--backbone RUN] [--scale cpu]
 Scales    smoke  a linear head on the digits' pixels, no download: five minutes
-          cpu    ResNet-32, and features of a ResNet-8 after 600 steps on CIFAR-10-LT
+          cpu    ResNet-32, and features of a ResNet-8 after 600 steps on CIFAR-10-LT: hours
 Parts     agreement   every mode in every precision against one of them in float64
           v_curve     finite differences against their step
           exact       moments of the estimators of the sampling gradient, by enumeration
@@ -215,6 +215,10 @@ def main() -> None:
             page.note_run(arguments.folder, part, _machine())
     except (sources.DataNotFoundError, ValueError) as error:
         raise SystemExit(f'meta_gradients: {error}') from None
+    if not any(arguments.folder.glob('*.json')):
+        raise SystemExit(
+            f'meta_gradients: no part in {arguments.folder}; measure it without --page_only'
+        )
     output = kept.page_folder('meta_gradients', arguments.scale, arguments.output)
     written = page.write(arguments.folder, output, PARTS)
     features.CONSOLE.print(f'page: {written}')

@@ -151,6 +151,11 @@ def goals_table(goals: Sequence[Goal], scale: str) -> str:
         'memory, without arguments and results. Of several measured rows the worst is judged. '
         'Floors are counted in forward passes of the network, of which a plain step takes three.'
     )
+    note += (
+        ' Decoupled steps are judged in the mode forward over reverse. A ratio is the median over '
+        'rounds of the ratio to the plain step of the same round, which is timed anew in every '
+        'section: it is not the quotient of the milliseconds in the tables.'
+    )
     if scale == 'smoke':
         note += ' The goals are for a ResNet-32; a smoke run is too small to be judged by them.'
     return _table(lines, ('floor', 'goal', 'measured')) + f'<p class="note">{note}</p>\n'

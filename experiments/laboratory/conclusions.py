@@ -166,7 +166,7 @@ def advice(parts: Parts) -> list[dict[str, str]]:
         table.append(
             {
                 'question': 'Which precision?',
-                'use': 'float32 for the whole meta step',
+                'use': 'float32 for the whole meta step, but for the first step of Adam',
                 'because': 'computed in bfloat16 the gradient errs, in the median over '
                 f'optimizers, by up to {max(halves):.0e}',
             }
@@ -257,8 +257,11 @@ def _training_advice(rows: Mapping[str, Any]) -> list[dict[str, str]]:
             worse += [f'{name} ({loss})' for name, d in changes.items() if d < -doubt]
             words = ', '.join(f'{name} {100 * change:+.1f}' for name, change in changes.items())
             told.append(f'{loss}: {words} (doubt {100 * doubt:.1f})')
-        use = f'not {", ".join(worse)}' if worse else 'whatever is cheapest: none is worse'
-        because = f'points of accuracy beside the base; {"; ".join(told)}'
+        use = f'not {", ".join(worse)}' if worse else 'any: none was told to be worse'
+        because = (
+            'points of accuracy beside one fresh exact step a batch; below the doubt, two standard '
+            f'errors over seeds, they say nothing; {"; ".join(told)}'
+        )
         if measured:
             table.append({'question': question, 'use': use, 'because': because})
     return table
@@ -270,15 +273,16 @@ def does_not_work(parts: Parts) -> list[str]:
     if 'agreement' in parts:
         rows = parts['agreement']['rows']
         adam = {
-            name.split('/')[0]: row['initial, AdamW']['error']
+            f'{name.split("/")[0]} in {precision}': row['initial, AdamW']['error']
             for name, row in rows.items()
-            if name.endswith('bfloat16/reverse')
+            if name.endswith(('float32/reverse', 'bfloat16/reverse'))
+            for precision in [name.split('/')[1]]
         }
         words = ', '.join(f'{name} {error:.0e}' for name, error in adam.items())
         found.append(
             "The gradient through Adam's first step: the step is nearly the sign of g, its "
             'derivative lives on the few entries where |g| is near ε, and rounding decides it. '
-            f'Relative errors with bfloat16 computation: {words}.'
+            f'Relative errors, by the precision of the computation: {words}.'
         )
     if 'v_curve' in parts:
         rows = {n: r for n, r in parts['v_curve']['rows'].items() if n.endswith('float32/central')}
