@@ -162,8 +162,8 @@ def answer(rows: Sequence[Row], orderings: Sequence[Ordering]) -> str:
         told.append(f'Balanced Softmax is {points} points from softmax, end to end.')
     if orderings:
         verdicts = [ordering.verdict for ordering in orderings]
-        counts = ', '.join(f'{verdicts.count(v)} {v}' for v in dict.fromkeys(sorted(verdicts)))
-        told.append(f'Of {len(orderings)} orderings that table 5 tells apart: {counts}.')
+        counts = ', '.join(f'{v}: {verdicts.count(v)}' for v in dict.fromkeys(sorted(verdicts)))
+        told.append(f'Of {len(orderings)} orderings that table 5 tells apart, {counts}.')
     return ' '.join(told)
 
 

@@ -11,7 +11,7 @@ Expected  features of plain softmax are best, those of class-balanced sampling w
           Balanced Softmax 78.5; Balanced Softmax twice 77.0; after CBS 68.2
 """
 
-from balms_jax.report.comparison import Replicates, format_statistic
+from balms_jax.report.comparison import Replicates
 from experiments import whole_runs
 
 SOURCES = {  # method: (the features', the classifier's)
@@ -52,8 +52,7 @@ def row(group: Replicates) -> dict[str, str]:
     return {
         'features of': features,
         'classifier by': classifier,
-        'top-1 %': format_statistic(group, 'top1'),
-        'few %': format_statistic(group, 'few'),
+        **whole_runs.accuracies(group),
         'published %, IF 200': f'{PUBLISHED[method]:.1f}',
     }
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from balms_jax.rebalancers import REBALANCERS
 from balms_jax.report import Run
-from balms_jax.report.comparison import Replicates, format_statistic
+from balms_jax.report.comparison import Replicates
 from experiments import whole_runs
 
 BY_CLASS = ('balms', 'meta_reweighter', 'softmax_decoupled_meta_sampler')
@@ -60,8 +60,7 @@ def row(group: Replicates) -> dict[str, str]:
         'method': group.label,
         'learns for': 'classes' if by_class else 'examples',
         'learned numbers': learned_numbers(group.first),
-        'top-1 %': format_statistic(group, 'top1'),
-        'few %': format_statistic(group, 'few'),
+        **whole_runs.accuracies(group),
         'images/s': f'{speeds.mean():,.0f}',
     }
 

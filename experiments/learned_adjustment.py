@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from balms_jax.report import Run
-from balms_jax.report.comparison import Replicates, format_statistic
+from balms_jax.report.comparison import Replicates
 from balms_jax.report.figure_style import COUNT_COLORS, FAINT, WIDE, new_figure, styled
 from balms_jax.report.html import embedded
 from balms_jax.training.stage_states import load_trained
@@ -95,8 +95,7 @@ def row(group: Replicates) -> dict[str, str]:
         'method': group.label,
         'slope of log ξ against log n': told,
         'correlation': correlation,
-        'top-1 %': format_statistic(group, 'top1'),
-        'few %': format_statistic(group, 'few'),
+        **whole_runs.accuracies(group),
     }
 
 

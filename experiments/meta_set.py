@@ -15,7 +15,7 @@ Expected  a redraw gains, most in the tail, for it adds images; holding out cost
 
 from ml_collections import ConfigDict
 
-from balms_jax.report.comparison import Replicates, format_statistic
+from balms_jax.report.comparison import Replicates
 from experiments import whole_runs
 from experiments.whole_runs import Variant
 
@@ -70,15 +70,7 @@ def row(group: Replicates) -> dict[str, str]:
         'meta set': group.label,
         'images trained on': f'{sum(facts["class_counts"]):,}',
         'held out': f'{held_out:,}' if held_out else 'none',
-        **{
-            f'{name} %': format_statistic(group, field)
-            for name, field in {
-                'top-1': 'top1',
-                'many': 'many',
-                'medium': 'medium',
-                'few': 'few',
-            }.items()
-        },
+        **whole_runs.accuracies(group),
     }
 
 

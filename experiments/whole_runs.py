@@ -17,9 +17,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from balms_jax.report import Run, read_run
-from balms_jax.report.comparison import Replicates, group_runs
+from balms_jax.report.comparison import Replicates, format_statistic, group_runs
 from balms_jax.report.figure_style import method_colors
 from balms_jax.report.html import document, table
+from balms_jax.report.runs import SHOT_GROUPS, shot_mask
 from balms_jax.report.sections import ProblemFigures
 from balms_jax.training.methods import METHODS
 from configs import cifar_lt, digits_lt
@@ -163,6 +164,13 @@ def write_page(
     path.write_text(document(title, body, made))
     console.print(f'page: {path}', markup=False)
     return path
+
+
+def accuracies(group: Replicates) -> dict[str, str]:
+    """Top-1 over all classes and over each shot group that has some, as cells of a table."""
+    held = [n for n in SHOT_GROUPS if shot_mask(group.first.class_counts, n).any()]
+    shown = {'top-1 %': 'top1', **{f'{name} %': name for name in held}}
+    return {heading: format_statistic(group, field) for heading, field in shown.items()}
 
 
 def over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float]:

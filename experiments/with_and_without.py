@@ -10,7 +10,7 @@ Expected  each alone gains on softmax; both gain most; the sampler's gain is sma
           Balanced Softmax, which leaves it little to balance
 """
 
-from balms_jax.report.comparison import Replicates, format_statistic
+from balms_jax.report.comparison import Replicates
 from experiments import whole_runs
 
 METHODS = (
@@ -53,10 +53,7 @@ def row(group: Replicates) -> dict[str, str]:
         'loss': 'Balanced Softmax' if loss else 'softmax',
         'sampler': 'learned' if sampler else 'none',
         'trained': 'decoupled' if decoupled else 'end to end',
-        **{
-            f'{name} %': format_statistic(group, field)
-            for name, field in {'top-1': 'top1', 'many': 'many', 'few': 'few'}.items()
-        },
+        **whole_runs.accuracies(group),
     }
 
 

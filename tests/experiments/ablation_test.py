@@ -70,7 +70,7 @@ def test_the_page_tells_rows_and_verdicts():
     page = ablation_page.page(rows, 'cpu')
     assert 'Softmax is first here, with 70.5 %' in page
     assert 'Balanced Softmax is −10.0 points from softmax' in page
-    assert '1 reversed' in page
+    assert 'reversed: 1' in page
     assert page.count('<figure') == 1
 
 
