@@ -9,6 +9,8 @@ Measures  t-SNE (scikit-learn) of 100 test images a class; the share of a test i
           means lie beside the scatter within (Fisher's ratio), over all classes and the tail
 Expected  features of Balanced Softmax keep tail classes together better than those of softmax;
           class-balanced sampling scatters the tail
+Found     53 % of a rarer class's neighbours are of it with CBS, 44 % with Balanced Softmax, 41 %
+          with softmax (cpu, seeds 0 and 1)
 """
 
 from pathlib import Path

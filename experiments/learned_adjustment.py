@@ -2,8 +2,8 @@
 
 Command   python -m experiments.learned_adjustment --data_dir data [--scale cpu]
 Scales    smoke, cpu and paper, as of experiments/ablation.py, whose runs it shares
-Cost      cpu: 0.4 s a step of a first stage on two busy CPU cores, 3,600 of them for each that is
-          not there yet; smoke: a minute. Not yet run beyond smoke
+Cost      cpu: four minutes on two CPU cores for each first stage that is not there yet, seconds
+          for each second one; smoke: a minute
 Ends in   experiments/results/learned_adjustment/page.html
 Measures  log ξ, learned by the meta-gradient from 0 (plain softmax) beside a fresh classifier, on
           its way to log n: the slope of log ξ against log n (1 is the derived answer), the

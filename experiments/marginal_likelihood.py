@@ -2,12 +2,14 @@
 
 Command   python -m experiments.marginal_likelihood --data_dir data [--scale cpu]
 Scales    smoke, cpu and paper, as of experiments/ablation.py, whose runs it shares
-Cost      cpu: 0.4 s a step of a first stage on two busy CPU cores, 3,600 of them for each that is
-          not there yet; smoke: a minute. Not yet run beyond smoke
+Cost      cpu: four minutes on two CPU cores for each first stage that is not there yet, seconds
+          for each second one; smoke: a minute
 Ends in   experiments/results/marginal_likelihood/page.html
 Measures  the mean predicted probability of each class over the test set, times C: 1 is ideal
 Expected  softmax favours the head, EQL less so; Balanced Softmax is level; with class-balanced
           sampling on top the tail is favoured; with the learned sampler it is level again
+Found     softmax 2.60 of the largest class's due, Balanced Softmax + CBS 2.22 of the smallest's;
+          Balanced Softmax and BALMS level within 7 % (cpu, seeds 0 and 1; EQL not run)
 """
 
 import numpy as np
