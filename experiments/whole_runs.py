@@ -194,6 +194,12 @@ def gain(group: Replicates, base: Replicates, field: str = 'top1') -> tuple[floa
     return mean_and_error([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs)])
 
 
+def basis(groups: Sequence[Replicates]) -> str:
+    """What the numbers of an answer are taken over."""
+    several = min(len(group.runs) for group in groups) > 1
+    return 'mean and standard error over seeds' if several else 'one seed'
+
+
 def number(
     mean: float,
     spread: float = math.nan,

@@ -73,7 +73,7 @@ def answer(groups: list[Replicates]) -> str:
         if {method, base} <= by_method.keys():
             found = whole_runs.gain(by_method[method], by_method[base])
             told.append(text.format(whole_runs.number(*found, digits=1, sign=True)))
-    return '; '.join(told) + ' points, mean and standard error over seeds.'
+    return f'{"; ".join(told)} points, {whole_runs.basis(groups)}.'
 
 
 if __name__ == '__main__':
