@@ -12,6 +12,8 @@ Measures  log ξ, learned by the meta-gradient from 0 (plain softmax) beside a f
           each τ of a sweep, τ log n told from the start
 Expected  the search moves towards log n and is not there when training ends: a rate of 0.01 and
           Adam bound how far it can go; accuracy between softmax and Balanced Softmax
+Found     the search ends at ξ = n: slope 1.00 ± 0.00, correlation 1.00, accuracy 57.0 ± 0.2 beside
+          57.2 ± 0.2 of Balanced Softmax (cpu, seeds 0 and 1; CoSen not run)
 """
 
 from collections.abc import Sequence
@@ -134,7 +136,7 @@ def adjustments(group: Replicates, searched: dict[str, Replicates], swept: Seque
     steps, values = run.series('rates', 'log_adjustment')
     shade = (np.log(counts) - np.log(counts.min())) / max(np.log(counts.max() / counts.min()), 1e-9)
     for j in range(counts.size):
-        color = COUNT_COLORS(1 - shade[j])
+        color = COUNT_COLORS(shade[j])
         left.plot(steps, values[:, j], lw=1.2, color=color)
         left.axhline(derived[j], lw=0.6, ls=':', color=color)
     left.set_xlabel('training step')
