@@ -16,9 +16,9 @@ Measures  the generalisation gap of every class, its mean loss on the test set l
           class is compared with itself at other sizes; intervals by resampling classes (95 %).
           Beside it top-1 accuracy over a sweep of τ, the classifier retrained on softmax features
 Expected  r between ½ and 2; the best τ near 1, above r/2, as in the paper
-Found     r of 1.30 (1.14 to 1.44) under softmax and 1.27 (1.08 to 1.47) under Balanced Softmax, which
-          call for τ = 0.65 and 0.64; best in the sweep is τ = 1 (cpu, seed 0, factor 100, the whole
-          subset and a quarter of it)
+Found     r of 1.30 (1.14 to 1.44) under softmax and 1.27 (1.08 to 1.47) under Balanced Softmax:
+          τ of 0.65 and 0.64; best in the sweep is τ = 1 (cpu, seed 0, factor 100, the whole subset
+          and a quarter of it)
 """
 
 import argparse
