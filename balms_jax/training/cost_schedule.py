@@ -10,16 +10,15 @@ import numpy as np
 
 from balms_jax import cost_sensitivity
 from balms_jax.models import Network
-from balms_jax.training.inputs import normalised
+from balms_jax.training.inputs import normalised, over_batches
 from balms_jax.training.material import Material
-from balms_jax.training.measures import classified
+from balms_jax.training.measures import classified, probe
 from balms_jax.training.recipe import Stage
 from balms_jax.training.state import TrainState
 
 PyTree = Any
 
 PROBES = 50  # training examples of a class whose distances are measured
-BATCH = 500
 
 
 class Costs(NamedTuple):
@@ -54,10 +53,7 @@ def make_schedule(material: Material, network: Network) -> Callable[[TrainState]
         and the deviation of each matrix here, and how much its γ_ξ decays is ours.
     """
     counts, source = np.asarray(material.class_counts), material.source
-    starts = np.cumsum(counts) - counts
-    taken = np.minimum(counts, PROBES)
-    probes = np.concatenate([s + np.arange(n) for s, n in zip(starts, taken, strict=True)])
-    probe_labels = np.repeat(np.arange(counts.size), taken)
+    probes, probe_labels = probe(counts, PROBES)
     held_out = np.asarray(material.held_out_counts)
     held_out_labels = np.repeat(np.arange(held_out.size), held_out)
 
@@ -67,20 +63,14 @@ def make_schedule(material: Material, network: Network) -> Callable[[TrainState]
         features = network.features(backbone, stats, normalised(images, source), False)[0]
         return features, classified(network, current.params, features).argmax(-1)
 
-    def over(current: TrainState, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        parts = []
-        for start in range(0, len(images), BATCH):
-            batch = images[start : start + BATCH]
-            padding = [(0, BATCH - len(batch))] + [(0, 0)] * (images.ndim - 1)
-            outputs = forward(current, np.pad(batch, padding))
-            parts.append([np.asarray(output)[: len(batch)] for output in outputs])
-        features, predicted = zip(*parts, strict=True)
-        return np.concatenate(features), np.concatenate(predicted)
-
     def moved(current: TrainState) -> TrainState:
         before: Costs = current.psi
-        features, _ = over(current, material.train_images[probes])
-        _, predicted = over(current, material.held_out_images)
+
+        def of_batch(batch: np.ndarray, start: int) -> tuple[jax.Array, jax.Array]:
+            return forward(current, batch)
+
+        features, _ = over_batches(of_batch, material.train_images[probes])
+        _, predicted = over_batches(of_batch, material.held_out_images)
         confusion = cost_sensitivity.confusion_rates(predicted, held_out_labels, counts.size)
         error = 1 - jnp.diag(confusion).mean()
         rate = jnp.where(error < before.error, before.rate, before.rate / 2)

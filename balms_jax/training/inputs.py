@@ -93,13 +93,31 @@ def feature_extractor(
         return network.features(backbone, batch_stats, inputs, False)[0]
 
     def features(images: np.ndarray, view: int = 0) -> np.ndarray:
-        parts = []
-        for start in range(0, len(images), FEATURE_BATCH):
-            batch = images[start : start + FEATURE_BATCH]
-            padded = np.pad(batch, [(0, FEATURE_BATCH - len(batch))] + [(0, 0)] * (images.ndim - 1))
-            key = jax.random.fold_in(jax.random.fold_in(seed, view), start)
-            output = augmented(padded, key) if view else plain(padded)
-            parts.append(np.asarray(output)[: len(batch)])
-        return np.concatenate(parts)
+        def of_batch(batch: np.ndarray, start: int) -> jax.Array:
+            if not view:
+                return plain(batch)
+            return augmented(batch, jax.random.fold_in(jax.random.fold_in(seed, view), start))
+
+        return np.asarray(over_batches(of_batch, images))
 
     return features
+
+
+def over_batches(of_batch: Callable[[np.ndarray, int], PyTree], images: np.ndarray) -> PyTree:
+    """Puts together what a compiled function gives for equal batches; the last one is padded.
+
+    Args:
+        of_batch: (images ``[FEATURE_BATCH, ...]``, the place of the first) → arrays
+            ``[FEATURE_BATCH, ...]``.
+        images: ``[examples, ...]``.
+
+    Returns:
+        Arrays ``[examples, ...]``.
+    """
+    parts = []
+    for start in range(0, len(images), FEATURE_BATCH):
+        batch = images[start : start + FEATURE_BATCH]
+        padding = [(0, FEATURE_BATCH - len(batch))] + [(0, 0)] * (images.ndim - 1)
+        outputs, real = of_batch(np.pad(batch, padding), start), len(batch)
+        parts.append(jax.tree.map(lambda leaf, n=real: np.asarray(leaf)[:n], outputs))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

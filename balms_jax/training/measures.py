@@ -29,7 +29,7 @@ def stage_evaluation(
 ) -> Callable[[TrainState], dict[str, Any]]:
     """What is recorded during training: the test set, and the classes' gradient weights."""
     counts, source = np.asarray(material.class_counts), material.source
-    places, labels = _probe(counts, recipe.evaluation.gradient_examples)
+    places, labels = probe(counts, recipe.evaluation.gradient_examples)
     evaluator = _evaluator(recipe, material, logits)
     adjustment = functools.partial(_adjustment, stage, counts, rebalancer)
 
@@ -178,7 +178,7 @@ def _class_weights(
     return weights * drawn / np.where(share > 0, share, 1)
 
 
-def _probe(counts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+def probe(counts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """The first examples of every class, up to ``most``: their places and labels."""
     starts, taken = np.cumsum(counts) - counts, np.minimum(counts, most)
     places = np.concatenate([s + np.arange(n) for s, n in zip(starts, taken, strict=True)])
