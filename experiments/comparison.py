@@ -79,33 +79,51 @@ def exit_on_failure() -> Iterator[None]:
 
 
 def train_all(
-    config: Callable[[str], ConfigDict], methods: Sequence[str], seeds: Sequence[int], folder: Path
+    config: Callable[[str], ConfigDict],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    together: bool = False,
 ) -> list[Path]:
-    """Trains what is not trained yet; returns every run's directory."""
+    """Trains what is not trained yet; returns every run's directory.
+
+    Args:
+        config: gives a method's config.
+        methods: names.
+        seeds: of the runs.
+        folder: of the runs, ``<method>-<seed>`` each; finished ones are skipped.
+        together: whether a method's seeds are trained under one ``vmap``.
+    """
     recipes = {method: from_config(config(method)) for method in methods}  # Refused now, or never.
     begun = {name: from_config(config(name)) for name in END_TO_END} | recipes
+
+    def wanted(method: str, seed: int) -> job.RunSpec:
+        values = config(method)
+        values.seed = seed
+        donors = [
+            folder / f'{name}-{seed}'
+            for name, recipe in begun.items()
+            if name != method and _begins_alike(recipes[method], recipe)
+        ]
+        return job.RunSpec(
+            from_config(values),
+            folder / f'{method}-{seed}',
+            values.to_dict(),
+            next((run for run in donors if _is_finished(run)), None),
+        )
+
     run_dirs = []
     for method in methods:
-        for seed in seeds:
-            run_dir = folder / f'{method}-{seed}'
-            run_dirs.append(run_dir)
-            values = config(method)
-            values.seed = seed
-            if _is_finished(run_dir):
-                check_workdir(run_dir, values.to_dict())
-                continue
-            donors = [
-                folder / f'{name}-{seed}'
-                for name, recipe in begun.items()
-                if name != method and _begins_alike(recipes[method], recipe)
-            ]
-            job.train(
-                from_config(values),
-                run_dir,
-                config=values.to_dict(),
-                stage_1_from=next((run for run in donors if _is_finished(run)), None),
-                progress=Progress(title=f'{method}, seed {seed},'),
-            )
+        specs = [wanted(method, seed) for seed in seeds]
+        run_dirs += [spec.workdir for spec in specs]
+        for spec in specs:
+            check_workdir(spec.workdir, spec.config or {})
+        left = [spec for spec in specs if not _is_finished(spec.workdir)]
+        for group in [left] if together and left else [[spec] for spec in left]:
+            named = ' '.join(str(spec.recipe.seed) for spec in group)
+            title = f'{method}, {"seeds" if len(group) > 1 else "seed"} {named},'
+            job.train_together(group, Progress(title=title))
     return run_dirs
 
 

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -62,7 +63,8 @@ def options_of(
         variants: what the question's runs are besides the methods, by name.
 
     Returns:
-        scale, datasets, imbalance_factors, methods, seeds, data_dir, folder, output, page_only.
+        scale, datasets, imbalance_factors, methods, seeds, data_dir, folder, output, page_only,
+        together.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
@@ -75,6 +77,12 @@ def options_of(
     parser.add_argument('--data_dir', default='')
     parser.add_argument('--folder', type=Path, default=Path('runs/long_tail'), help='of the runs')
     parser.add_argument('--output', type=Path, help=kept.HELP)
+    parser.add_argument(
+        '--together',
+        action=argparse.BooleanOptionalAction,
+        default=jax.default_backend() != 'cpu',
+        help="train a method's seeds under one vmap; by default where there is an accelerator",
+    )
     parser.add_argument('--page_only', action='store_true', help='of the runs that are finished')
     options = parser.parse_args()
     smoke = options.scale == 'smoke'
@@ -107,7 +115,9 @@ def train(options: argparse.Namespace, variants: Variants | None = None) -> list
                     found += [run for run in wanted if (run / 'evaluation.json').exists()]
                     continue
                 config = functools.partial(of, dataset, factor)
-                found += train_all(config, options.methods, options.seeds, folder)
+                found += train_all(
+                    config, options.methods, options.seeds, folder, together=options.together
+                )
         return [read_run(run) for run in found]
 
 

@@ -1,19 +1,26 @@
 """A whole run: data, stages, evaluation, records, page."""
 
+import contextlib
 import dataclasses
 import platform
-import shutil
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from balms_jax import models
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
 from balms_jax.training import mesh, stages, steps
-from balms_jax.training.checkpoints import CheckpointError
+from balms_jax.training.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    describe_differences,
+    flatten,
+)
 from balms_jax.training.checks import cautions, check, check_against_data
 from balms_jax.training.cost_schedule import make_schedule
 from balms_jax.training.inputs import stage_inputs
@@ -32,6 +39,7 @@ from balms_jax.training.records import Records, WorkdirError, write_json
 from balms_jax.training.stage_states import build_network, first_state, open_checkpoints
 from balms_jax.training.stages import NonFiniteLossError
 from balms_jax.training.state import TrainState
+from balms_jax.training.takeover import check_stage_1, take_over_stage_1
 
 PyTree = Any
 # What a run may end in for a reason that its message tells.
@@ -42,6 +50,16 @@ META_SETS = {
     'held_out': 'a part held out of the training set',
 }
 SCANNED_STEPS = 50  # in one compiled call, where a scan is no slower
+
+
+class RunSpec(NamedTuple):
+    """A run that is wanted."""
+
+    recipe: Recipe
+    workdir: Path  # where it is recorded: this run's alone
+    config: dict[str, Any] | None = None  # that the recipe was read from, for the record
+    stage_1_from: Path | None = None
+    """Another run whose finished first stage, the same as this one's, is taken over."""
 
 
 def train(
@@ -70,9 +88,32 @@ def train(
         NonFiniteLossError: if the loss is not finite.
         Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
     """
+    donor = None if stage_1_from is None else Path(stage_1_from)
+    return train_together([RunSpec(recipe, Path(workdir), config, donor)], progress)[0]
+
+
+def train_together(
+    runs: Sequence[RunSpec], progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Trains runs that differ in their seed alone, under one ``vmap`` where they are at one step.
+
+    Each leaves what it would leave alone, but for rounding, and can go on alone. Small networks
+    leave an accelerator idle one at a time; on a CPU nothing is gained.
+
+    Args:
+        runs: what to train, and where.
+        progress: where to show how far they are.
+
+    Returns:
+        The final evaluation of each.
+
+    Raises:
+        ConfigError: if they differ in more than their seeds.
+        Exception: what :func:`train` raises, for any of them.
+    """
+    recipe, progress = runs[0].recipe, progress or Progress(quiet=True)
     check(recipe)
-    workdir, progress = Path(workdir), progress or Progress(quiet=True)
-    config = config if config is not None else dataclasses.asdict(recipe)
+    _check_alike(runs)
     devices = mesh.data_mesh(recipe.devices)
     _check_divisible(recipe, devices.size)
     material = load_material(recipe)
@@ -80,57 +121,17 @@ def train(
     for caution in cautions(recipe, material.class_counts):
         progress.say(f'caution: {caution}')
     network = build_network(recipe, material)
-    if stage_1_from is not None:
-        check_stage_1(Path(stage_1_from), recipe, material)
-    records = Records(workdir, config, tensorboard=recipe.records.tensorboard)
-    if stage_1_from is not None:
-        take_over_stage_1(Path(stage_1_from), workdir, recipe.stage_1.steps)
-    try:
-        with Interruption() as interruption:
-            final = _run_stages(recipe, material, network, devices, records, interruption, progress)
-        final, chosen = with_test_classifier(recipe, material, network, final)
-        write_json(workdir / 'run.json', facts(recipe, material, devices, final) | chosen)
-        temperature = calibration_temperature(recipe, material, network, final)
-        result = final_evaluation(recipe, material, network, final, temperature)
-        write_json(workdir / 'evaluation.json', result)
-    finally:
-        records.close()
-    return result
-
-
-def check_stage_1(run: Path, recipe: Recipe, material: Material) -> None:
-    """Refuses a run whose first stage is not this recipe's, or not finished.
-
-    Raises:
-        WorkdirError: with what differs.
-    """
-    theirs, steps = run / 'checkpoints' / 'stage_1', recipe.stage_1.steps
-    if not (theirs / str(steps)).is_dir():
-        raise WorkdirError(f'stage_1_from: {run} holds no first stage finished at step {steps}')
-    checkpoints = open_checkpoints(run, recipe, 'stage_1', material)
-    try:
-        checkpoints.check(steps)
-    except CheckpointError as error:
-        raise WorkdirError(f'stage_1_from: {error}') from error
-    finally:
-        checkpoints.close()
-
-
-def take_over_stage_1(run: Path, workdir: Path, steps: int) -> None:
-    """Copies the finished first stage of another run: its last checkpoint and its records.
-
-    Nothing is done where the work directory has a first stage already.
-    """
-    theirs, ours = (folder / 'checkpoints' / 'stage_1' for folder in (run, workdir))
-    if ours.exists():
-        return
-    lines = (run / 'metrics.jsonl').read_text().splitlines(keepends=True)
-    ours_unfinished = ours.with_name('.stage_1.unfinished')
-    shutil.rmtree(ours_unfinished, ignore_errors=True)
-    shutil.copytree(theirs / str(steps), ours_unfinished / str(steps))
-    first_stage = [line for line in lines if '"stage": "stage_1"' in line]
-    (workdir / 'metrics.jsonl').write_text(''.join(first_stage))
-    ours_unfinished.rename(ours)
+    for spec in runs:
+        if spec.stage_1_from is not None:
+            check_stage_1(spec.stage_1_from, spec.recipe, material)
+    with contextlib.ExitStack() as opened:
+        ours = [_open(spec, material, opened) for spec in runs]
+        interruption = opened.enter_context(Interruption())
+        finals = _run_stages(ours, material, network, devices, interruption, progress)
+        return [
+            _finish(run, material, network, devices, final)
+            for run, final in zip(ours, finals, strict=True)
+        ]
 
 
 def facts(recipe: Recipe, material: Material, devices: Any, final: TrainState) -> dict[str, Any]:
@@ -166,80 +167,142 @@ def facts(recipe: Recipe, material: Material, devices: Any, final: TrainState) -
     }
 
 
+class _Run(NamedTuple):
+    """A run that is opened."""
+
+    recipe: Recipe
+    records: Records
+    checkpoints: dict[str, Checkpoints]  # by stage
+    done: dict[str, int | None]  # the step of each stage's last checkpoint, as it was opened
+
+
+def _open(spec: RunSpec, material: Material, opened: contextlib.ExitStack) -> _Run:
+    """Opens the work directory, to go on where it stands."""
+    recipe, workdir = spec.recipe, spec.workdir
+    config = spec.config if spec.config is not None else dataclasses.asdict(recipe)
+    records = Records(workdir, config, tensorboard=recipe.records.tensorboard)
+    opened.callback(records.close)
+    if spec.stage_1_from is not None:
+        take_over_stage_1(spec.stage_1_from, workdir, recipe.stage_1.steps)
+    checkpoints = {
+        name: open_checkpoints(workdir, recipe, name, material) for name in recipe.stages
+    }
+    for each in checkpoints.values():
+        opened.callback(each.close)
+    done = {name: each.latest_step for name, each in checkpoints.items()}
+    records.resume({name: step for name, step in done.items() if step is not None})
+    return _Run(recipe, records, checkpoints, done)
+
+
+def _finish(
+    run: _Run, material: Material, network: Network, devices: Any, final: TrainState
+) -> dict[str, Any]:
+    """Evaluates and records a run that has taken its last step."""
+    recipe, workdir = run.recipe, run.records.workdir
+    final, chosen = with_test_classifier(recipe, material, network, final)
+    write_json(workdir / 'run.json', facts(recipe, material, devices, final) | chosen)
+    temperature = calibration_temperature(recipe, material, network, final)
+    result = final_evaluation(recipe, material, network, final, temperature)
+    write_json(workdir / 'evaluation.json', result)
+    return result
+
+
 def _run_stages(
-    recipe: Recipe,
+    runs: Sequence[_Run],
     material: Material,
     network: Network,
     devices: Any,
-    records: Records,
     interruption: Interruption,
     progress: Progress,
-) -> TrainState:
-    key = jax.random.key(recipe.seed)
-    all_checkpoints = {
-        name: open_checkpoints(records.workdir, recipe, name, material) for name in recipe.stages
-    }
-    steps_done = {name: each.latest_step for name, each in all_checkpoints.items()}
-    records.resume({name: step for name, step in steps_done.items() if step is not None})
-    current: TrainState | None = None
-    for index, (name, stage) in enumerate(recipe.stages.items()):
-        stage_key = jax.random.fold_in(key, index)
+) -> list[TrainState]:
+    """Takes every run through its stages; returns what they end in."""
+    earlier: list[TrainState | None] = [None] * len(runs)
+    for index, (name, stage) in enumerate(runs[0].recipe.stages.items()):
         rebalancer = steps.make_rebalancer(stage.meta, material.class_counts)
-        first = first_state(network, stage, stage_key, material, current, rebalancer)
-        fresh = _place(devices, first)
-        if index == 0:
-            write_json(records.workdir / 'run.json', facts(recipe, material, devices, fresh))
-        checkpoints, done = all_checkpoints[name], steps_done[name]
-        try:
-            current = fresh if done is None else _place(devices, checkpoints.restore(fresh))
+        current: list[TrainState] = []
+        for run, before in zip(runs, earlier, strict=True):
+            key = jax.random.fold_in(jax.random.key(run.recipe.seed), index)
+            state = _place(devices, first_state(network, stage, key, material, before, rebalancer))
+            if index == 0:
+                facts_now = facts(run.recipe, material, devices, state)
+                write_json(run.records.workdir / 'run.json', facts_now)
+            if run.done[name] is not None:
+                state = _place(devices, run.checkpoints[name].restore(state))
+            current.append(state)
+            run.records.begin(name)
+        title = f'{progress.title} {name}'
+        for done in dict.fromkeys(run.done[name] for run in runs):
             if done == stage.steps:
-                progress.say(f'{progress.title} {name}: finished before')
+                progress.say(f'{title}: finished before')
                 continue
             if done is not None:
-                progress.say(f'{progress.title} {name}: goes on from step {done}')
-            records.begin(name)
-            loop = _loop(recipe, name, material, network, devices, rebalancer, current)
-            current = stages.run(loop, current, checkpoints, records, interruption, progress)
-        finally:
-            checkpoints.close()
-    assert current is not None
-    return current.tested
+                progress.say(f'{title}: goes on from step {done}')
+            places = [i for i, run in enumerate(runs) if run.done[name] == done]
+            together = [(runs[i], current[i]) for i in places]
+            after = _run_stage(
+                name, together, material, network, devices, rebalancer, interruption, progress
+            )
+            for i, state in zip(places, after, strict=True):
+                current[i] = state
+        earlier = list(current)
+    return [state.tested for state in current]
 
 
-def _loop(
-    recipe: Recipe,
+def _run_stage(
     name: str,
+    runs: Sequence[tuple[_Run, TrainState]],
     material: Material,
     network: Network,
     devices: Any,
     rebalancer: Rebalancer | None,
-    current: TrainState,
-) -> stages.Loop:
-    """Lays the stage's data out on the devices and ties its functions together."""
+    interruption: Interruption,
+    progress: Progress,
+) -> list[TrainState]:
+    """Lays the stage's data out on the devices, ties its functions together, and runs it."""
+    recipe = runs[0][0].recipe
     stage = recipe.stages[name]
     cached = stage.trains != 'all' and stage.features == 'cached'
-    inputs = stage_inputs(recipe, stage, material, network, current, cached=cached)
     logits = _stage_logits(network, stage, cached=cached)
+    inputs = [
+        stage_inputs(run.recipe, stage, material, network, current, cached=cached)
+        for run, current in runs
+    ]
     task = steps.Task(
         logits=logits,
-        read=inputs.read,
+        read=inputs[0].read,
         class_counts=material.class_counts,
         meta_counts=material.meta_counts,
         place=lambda batch: jax.lax.with_sharding_constraint(batch, mesh.by_example(devices)),
     )
+    # Features are each run's own, images are the same for all.
+    own_inputs = cached and len(runs) > 1
+
+    def laid_out(arrays: list[np.ndarray]) -> jax.Array:
+        whole = np.stack(arrays) if own_inputs else arrays[0]
+        return jax.device_put(whole, mesh.replicated(devices))
+
     scans = cached or jax.default_backend() != 'cpu'
-    return stages.Loop(
+    loop = stages.Loop(
         name=name,
         stage=stage,
         recipe=recipe,
         step=steps.make_step(task, stage, rebalancer),
-        train_inputs=jax.device_put(inputs.train, mesh.replicated(devices)),
-        meta_inputs=jax.device_put(inputs.meta, mesh.replicated(devices)),
-        evaluate=stage_evaluation(recipe, stage, material, logits, inputs, rebalancer),
+        train_inputs=laid_out([each.train for each in inputs]),
+        meta_inputs=laid_out([each.meta for each in inputs]),
         steps_per_call=recipe.steps_per_call or (SCANNED_STEPS if scans else 1),
+        own_inputs=own_inputs,
         between=make_schedule(material, network) if stage.loss.name == 'cost_sensitive' else None,
         epoch=-(-sum(material.class_counts) // stage.batch_size),
     )
+    kept = [
+        stages.Kept(
+            stage_evaluation(run.recipe, stage, material, logits, own, rebalancer),
+            run.checkpoints[name],
+            run.records,
+        )
+        for (run, _), own in zip(runs, inputs, strict=True)
+    ]
+    return stages.run(loop, [current for _, current in runs], kept, interruption, progress)
 
 
 def _stage_logits(network: Network, stage: Stage, *, cached: bool) -> steps.Logits:
@@ -259,6 +322,19 @@ def _stage_logits(network: Network, stage: Stage, *, cached: bool) -> steps.Logi
 
 def _place(devices: Any, current: TrainState) -> TrainState:
     return jax.device_put(current, mesh.replicated(devices))
+
+
+def _check_alike(runs: Sequence[RunSpec]) -> None:
+    first = flatten(dataclasses.asdict(runs[0].recipe))
+    for spec in runs:
+        other = {**flatten(dataclasses.asdict(spec.recipe)), 'seed': first['seed']}
+        if differences := describe_differences(other, first):
+            raise ConfigError(
+                f'runs: {spec.workdir} cannot be trained together with {runs[0].workdir}, wanted '
+                f'runs that differ in their seed alone: {differences}'
+            )
+    if len({spec.workdir.resolve() for spec in runs}) < len(runs):
+        raise ConfigError('runs: got a work directory twice, wanted one for each run')
 
 
 def _check_divisible(recipe: Recipe, devices: int) -> None:

@@ -1,13 +1,15 @@
-"""The loop of a stage: steps, records, evaluations, checkpoints. It never waits for the device."""
+"""The loop of a stage: steps, records, evaluations, checkpoints. It never waits for the device.
+
+Runs that differ in their seed alone are taken through it together.
+"""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from balms_jax.training import steps
 from balms_jax.training.checkpoints import Checkpoints
@@ -15,7 +17,7 @@ from balms_jax.training.interruption import Interrupted, Interruption
 from balms_jax.training.progress import Progress
 from balms_jax.training.recipe import Recipe, Stage
 from balms_jax.training.records import Records
-from balms_jax.training.state import TrainState
+from balms_jax.training.state import TrainState, stack, unstack
 
 PyTree = Any
 
@@ -24,63 +26,75 @@ class NonFiniteLossError(FloatingPointError):
     """The loss became NaN or infinite."""
 
 
+class Kept(NamedTuple):
+    """What is measured of one run in a stage, and where it is kept."""
+
+    evaluate: Callable[[TrainState], dict[str, Any]]
+    checkpoints: Checkpoints  # of this stage
+    records: Records  # opened for this stage, at the state's step
+
+
 @dataclass(frozen=True)
 class Loop:
-    """What a stage's loop needs beside its state."""
+    """What a stage's loop needs beside its states."""
 
     name: str
     stage: Stage
-    recipe: Recipe
+    recipe: Recipe  # of any of the runs
     step: steps.Step
     train_inputs: jax.Array
     meta_inputs: jax.Array
-    evaluate: Callable[[TrainState], dict[str, Any]]
     steps_per_call: int
+    own_inputs: bool = False
+    """Whether each of several runs has inputs of its own, stacked."""
     between: Callable[[TrainState], TrainState] | None = None
-    """What is done to the state at the end of every epoch."""
+    """What is done to a state at the end of every epoch."""
     epoch: int = 0  # in steps
 
 
 def run(
     loop: Loop,
-    state: TrainState,
-    checkpoints: Checkpoints,
-    records: Records,
+    states: Sequence[TrainState],
+    kept: Sequence[Kept],
     interruption: Interruption,
     progress: Progress,
-) -> TrainState:
-    """Runs a stage to its end, from wherever its state is.
+) -> list[TrainState]:
+    """Runs a stage to its end, from wherever its states are.
 
     Args:
         loop: the stage.
-        state: where to start; donated.
-        checkpoints: of this stage.
-        records: opened for this stage at the state's step.
+        states: where to start, one a run, all at the same step; donated.
+        kept: what is kept of each run.
         interruption: tells of a signal.
         progress: shows how far it is.
 
     Returns:
-        The state after the last step, which is checkpointed too.
+        The states after the last step, which are checkpointed too.
 
     Raises:
-        NonFiniteLossError: if the loss is not finite; the last checkpoint is from before.
+        NonFiniteLossError: if a loss is not finite; the last checkpoint is from before.
         Interrupted: after a signal; a checkpoint was written.
     """
-    run_steps = steps.compile_steps(loop.step)
+    runs = len(states)
+    run_steps = steps.compile_steps(loop.step, runs, own_inputs=loop.own_inputs)
     recipe, total = loop.recipe, loop.stage.steps
-    step = int(state.step)
-    if step == 0:
-        records.write('evaluation', 0, **loop.evaluate(state.tested))
+    step, state = int(states[0].step), stack(states)
     pending: tuple[int, dict[str, jax.Array]] | None = None
     clock, clock_step = time.monotonic(), step
+
+    def evaluate() -> None:
+        for each, (measure, _, records) in zip(unstack(state, runs), kept, strict=True):
+            records.write('evaluation', step, **measure(each.tested))
 
     def settle() -> None:
         nonlocal pending
         if pending is not None:
-            _write_metrics(records, *pending, recipe.records.rates_every)
+            _write_metrics([each.records for each in kept], *pending, recipe.records.rates_every)
             pending = None
 
-    with progress.stage(loop.name, total, step, loop.stage.batch_size) as show:
+    if step == 0:
+        evaluate()
+    with progress.stage(loop.name, total, step, runs * loop.stage.batch_size) as show:
         while step < total:
             # Boundaries are absolute, so that a resumed run makes the same compiled calls.
             boundary = min(_next(step, recipe.evaluation.every), total)
@@ -95,20 +109,20 @@ def run(
             step += count
             pending = (step, metrics)
             if loop.between is not None and _due(step, loop.epoch):
-                state = loop.between(state)
-            evaluates = step == total or _due(step, recipe.evaluation.every)
-            if evaluates:
+                state = stack([loop.between(each) for each in unstack(state, runs)])
+            if step == total or _due(step, recipe.evaluation.every):
                 settle()
-                records.write('evaluation', step, **loop.evaluate(state.tested))
+                evaluate()
             stops = interruption.signal is not None
             if stops or step == total or _due(step, recipe.records.checkpoint_every):
                 settle()
-                records.sync()
-                checkpoints.save(state)
                 now = time.monotonic()
                 images = (step - clock_step) * loop.stage.batch_size
-                records.throughput(step, images / max(now - clock, 1e-9))
-                clock, clock_step = now, step
+                for each, files in zip(unstack(state, runs), kept, strict=True):
+                    files.records.sync()
+                    files.checkpoints.save(each)
+                    files.records.throughput(step, images / max(now - clock, 1e-9))
+                clock, clock_step = time.monotonic(), step
             if stops and interruption.signal is not None:
                 raise Interrupted(
                     interruption.signal,
@@ -116,29 +130,30 @@ def run(
                     'the same command goes on from there',
                 )
             show(step)
-    return state
+    return unstack(state, runs)
 
 
 def _write_metrics(
-    records: Records, last: int, metrics: dict[str, jax.Array], rates_every: int
+    of_runs: Sequence[Records], last: int, metrics: dict[str, jax.Array], rates_every: int
 ) -> None:
-    values = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
-    first = last - len(values['loss']) + 1
-    scalars = [name for name, value in values.items() if value.ndim == 1]
-    vectors = [name for name, value in values.items() if value.ndim == 2]
-    for i in range(len(values['loss'])):
-        record = {name: float(values[name][i]) for name in scalars}
-        for name, value in record.items():
-            if not math.isfinite(value):
-                raise NonFiniteLossError(
-                    f'{name} is {value} at step {first + i}; earlier checkpoints are intact. A '
-                    'lower learning rate or a longer warm-up may help'
+    for run, records in enumerate(of_runs):
+        values = {name: value[:, run] for name, value in jax.device_get(metrics).items()}
+        first = last - len(values['loss']) + 1
+        scalars = [name for name, value in values.items() if value.ndim == 1]
+        vectors = [name for name, value in values.items() if value.ndim == 2]
+        for i in range(len(values['loss'])):
+            record = {name: float(values[name][i]) for name in scalars}
+            for name, value in record.items():
+                if not math.isfinite(value):
+                    raise NonFiniteLossError(
+                        f'{name} is {value} at step {first + i} of {records.workdir}; earlier '
+                        'checkpoints are intact. A lower learning rate or a longer warm-up may help'
+                    )
+            records.write('train', first + i, **record)
+            if vectors and (first + i) % rates_every == 0:
+                records.write(
+                    'rates', first + i, **{name: values[name][i].tolist() for name in vectors}
                 )
-        records.write('train', first + i, **record)
-        if vectors and (first + i) % rates_every == 0:
-            records.write(
-                'rates', first + i, **{name: values[name][i].tolist() for name in vectors}
-            )
 
 
 def _next(step: int, every: int) -> int:

@@ -1,6 +1,7 @@
 """The state of a training stage: arrays and nothing else."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -62,3 +63,17 @@ def create(
         psi_opt_state=psi_optimizer.init(psi),
         average=jax.tree.map(jnp.copy, (trained, batch_stats)) if averages else None,
     )
+
+
+def stack(states: Sequence[TrainState]) -> TrainState:
+    """The states of several runs as one, with a leading axis; that of one run as it is."""
+    if len(states) == 1:
+        return states[0]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+def unstack(state: TrainState, runs: int) -> list[TrainState]:
+    """The states that were stacked."""
+    if runs == 1:
+        return [state]
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], state) for i in range(runs)]

@@ -333,22 +333,37 @@ def _train_loss(parts: _Parts, rebalancer: Rebalancer, state: TrainState) -> Tra
     return adjusted
 
 
-def compile_steps(step: Step) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+def compile_steps(
+    step: Step, runs: int = 1, *, own_inputs: bool = False
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Compiles (state, train inputs, meta inputs, number of steps) → (state, metrics of each).
 
     The state is donated. More than one step is scanned: on accelerators, or without convolutions,
     which XLA runs some ten times slower inside a scan on the CPU.
+
+    Args:
+        step: of one run.
+        runs: how many are stacked in the state, and taken at once.
+        own_inputs: whether each of several has inputs of its own, stacked; else all share them.
+
+    Returns:
+        The function. Its metrics are ``[steps, runs, ...]``.
     """
+    if runs > 1:
+        inputs_axis = 0 if own_inputs else None
+        step = jax.vmap(step, in_axes=(0, inputs_axis, inputs_axis))
 
     def run(
         state: TrainState, train_inputs: jax.Array, meta_inputs: jax.Array, steps: int
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         if steps == 1:
             state, metrics = step(state, train_inputs, meta_inputs)
-            return state, jax.tree.map(lambda value: value[None], metrics)
-        return jax.lax.scan(
-            lambda state, _: step(state, train_inputs, meta_inputs), state, length=steps
-        )
+            metrics = jax.tree.map(lambda value: value[None], metrics)
+        else:
+            state, metrics = jax.lax.scan(
+                lambda state, _: step(state, train_inputs, meta_inputs), state, length=steps
+            )
+        return state, metrics if runs > 1 else jax.tree.map(lambda v: v[:, None], metrics)
 
     return jax.jit(run, static_argnames='steps', donate_argnames='state')
 

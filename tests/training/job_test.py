@@ -172,6 +172,66 @@ def test_many_steps_in_one_call_are_the_same_steps(small_recipe, tmp_path):
     assert len(by_kind(tmp_path / '4', 'train')) == 12
 
 
+@pytest.mark.parametrize('method', ['balms', 'balms_end_to_end', 'cost_sensitive'])
+def test_seeds_trained_together_end_as_each_alone(method, small_recipe, tmp_path):
+    """vmap is a way to fill a device, not another training: but for rounding nothing may change."""
+    recipes = [small_recipe(method, seed=seed) for seed in (0, 1)]
+    together = [job.RunSpec(r, tmp_path / f'together-{r.seed}') for r in recipes]
+    results = job.train_together(together)
+    last = list(recipes[0].stages)[-1]
+    for recipe, result in zip(recipes, results, strict=True):
+        alone, ours = (tmp_path / f'{name}-{recipe.seed}' for name in ('alone', 'together'))
+        job.train(recipe, alone)
+        assert_same_arrays(
+            final_arrays(alone, last), final_arrays(ours, last), rtol=2e-3, atol=3e-4
+        )
+        assert result == json.loads((ours / 'evaluation.json').read_text())
+        for kind in ('train', 'rates', 'evaluation'):
+            steps_taken = [
+                [(line['stage'], line['step']) for line in by_kind(run, kind)]
+                for run in (alone, ours)
+            ]
+            assert steps_taken[0] == steps_taken[1]
+    assert metrics(tmp_path / 'together-0') != metrics(tmp_path / 'together-1')
+
+
+def test_runs_trained_together_go_on_from_wherever_each_stands(small_recipe, tmp_path, monkeypatch):
+    """One is finished, one was cut, one not begun: each ends as it would alone."""
+    recipes = [small_recipe('balms', seed=seed) for seed in range(4)]
+    specs = [job.RunSpec(r, tmp_path / str(r.seed)) for r in recipes]
+    finished = job.train(recipes[0], specs[0].workdir)
+    before = metrics(specs[0].workdir)
+    noted, calls = stages._write_metrics, []
+
+    def write_then_signal(of_runs, last, values, every):
+        noted(of_runs, last, values, every)
+        calls.append(len(of_runs))
+        if len(calls) == 7:
+            interruption.signal.raise_signal(interruption.signal.SIGTERM)
+
+    monkeypatch.setattr(stages, '_write_metrics', write_then_signal)
+    with pytest.raises(interruption.Interrupted):
+        job.train_together(specs[1:3])
+    assert set(calls) == {2}
+    monkeypatch.setattr(stages, '_write_metrics', noted)
+    results = job.train_together(specs)
+    assert results[0] == finished
+    assert metrics(specs[0].workdir) == before
+    for spec in specs:
+        taken = [(line['stage'], line['step']) for line in by_kind(spec.workdir, 'train')]
+        assert taken == [(name, step) for name in ('stage_1', 'stage_2') for step in range(1, 13)]
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_trained_together(small_recipe, tmp_path):
+    """One compiled step has one loss; a quiet choice of one of them would be the worst answer."""
+    specs = [job.RunSpec(small_recipe(m), tmp_path / m) for m in ('softmax', 'balanced_softmax')]
+    with pytest.raises(ConfigError, match=r'balanced_softmax .*stage_1\.loss\.tau'):
+        job.train_together(specs)
+    with pytest.raises(ConfigError, match='twice'):
+        job.train_together([specs[0], specs[0]])
+    assert not any(spec.workdir.exists() for spec in specs)
+
+
 def test_the_first_stage_can_be_taken_over(small_recipe, tmp_path):
     """Stage 1 of a decoupled method is the softmax run; training it again would give the same."""
     job.train(small_recipe('softmax'), tmp_path / 'softmax')
@@ -298,8 +358,8 @@ def test_metrics_are_fetched_after_the_next_step_was_dispatched(
     events = []
     compile_steps, write = steps.compile_steps, stages._write_metrics
 
-    def compile_and_tell(step):
-        run = compile_steps(step)
+    def compile_and_tell(*arguments, **options):
+        run = compile_steps(*arguments, **options)
 
         def dispatch(*arguments, **options):
             events.append('dispatch')

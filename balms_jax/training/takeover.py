@@ -1,0 +1,45 @@
+"""Taking over the finished first stage of another run."""
+
+import shutil
+from pathlib import Path
+
+from balms_jax.training.checkpoints import CheckpointError
+from balms_jax.training.material import Material
+from balms_jax.training.recipe import Recipe
+from balms_jax.training.records import WorkdirError
+from balms_jax.training.stage_states import open_checkpoints
+
+
+def check_stage_1(run: Path, recipe: Recipe, material: Material) -> None:
+    """Refuses a run whose first stage is not this recipe's, or not finished.
+
+    Raises:
+        WorkdirError: with what differs.
+    """
+    theirs, steps = run / 'checkpoints' / 'stage_1', recipe.stage_1.steps
+    if not (theirs / str(steps)).is_dir():
+        raise WorkdirError(f'stage_1_from: {run} holds no first stage finished at step {steps}')
+    checkpoints = open_checkpoints(run, recipe, 'stage_1', material)
+    try:
+        checkpoints.check(steps)
+    except CheckpointError as error:
+        raise WorkdirError(f'stage_1_from: {error}') from error
+    finally:
+        checkpoints.close()
+
+
+def take_over_stage_1(run: Path, workdir: Path, steps: int) -> None:
+    """Copies the finished first stage of another run: its last checkpoint and its records.
+
+    Nothing is done where the work directory has a first stage already.
+    """
+    theirs, ours = (folder / 'checkpoints' / 'stage_1' for folder in (run, workdir))
+    if ours.exists():
+        return
+    lines = (run / 'metrics.jsonl').read_text().splitlines(keepends=True)
+    ours_unfinished = ours.with_name('.stage_1.unfinished')
+    shutil.rmtree(ours_unfinished, ignore_errors=True)
+    shutil.copytree(theirs / str(steps), ours_unfinished / str(steps))
+    first_stage = [line for line in lines if '"stage": "stage_1"' in line]
+    (workdir / 'metrics.jsonl').write_text(''.join(first_stage))
+    ours_unfinished.rename(ours)
