@@ -5,6 +5,11 @@ The same command goes on with an interrupted run. Any key of the config can be s
     python -m balms_jax --config configs/digits_lt.py:method=balms --workdir runs/balms
     python -m balms_jax --config configs/cifar_lt.py:dataset=cifar100,method=balms \
         --config.data.data_dir=data --config.seed=1 --workdir runs/cifar100_balms_1
+
+Several processes that share a file system train one run. On Cloud TPU, SLURM and GKE each is
+started with --distributed; elsewhere each is told the others:
+
+    python -m balms_jax … --coordinator HOST:PORT --processes 2 --process_id 0
 """
 
 import sys
@@ -18,7 +23,7 @@ with extras.needed('train', 'training'):
     from ml_collections import ConfigDict, config_flags
 
     from balms_jax.report import write_report
-    from balms_jax.training import job
+    from balms_jax.training import job, processes
     from balms_jax.training.checks import from_config
     from balms_jax.training.interruption import Interrupted
     from balms_jax.training.methods import METHODS
@@ -36,6 +41,21 @@ STAGE_1_FROM = flags.DEFINE_string(
     None,
     'Another run, whose finished first stage (the same as here) is taken over.',
 )
+DISTRIBUTED = flags.DEFINE_bool(
+    'distributed', False, 'One of several processes, which Cloud TPU, SLURM or GKE have started.'
+)
+COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of the first of the processes.')
+PROCESSES = flags.DEFINE_integer('processes', None, 'How many processes train this run.')
+PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.')
+LOST = (
+    'ProcessLostError: a computation over the processes failed, as when one of them is lost; '
+    'checkpoints are intact, and the same command goes on from the last one'
+)
+HEARTBEAT = flags.DEFINE_integer(
+    'heartbeat_seconds',
+    processes.HEARTBEAT_SECONDS,
+    'A process not heard of for so long is lost, and the others end.',
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -47,7 +67,10 @@ def main(arguments: list[str]) -> int:
         logging.set_verbosity(logging.FATAL)  # Of what ends a run the last line tells.
     try:
         recipe = from_config(config)
-        progress = Progress(title=recipe.method)
+        told = (COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
+        if DISTRIBUTED.value or any(value is not None for value in told):
+            processes.start(*told, heartbeat_seconds=HEARTBEAT.value)
+        progress = Progress(title=recipe.method, quiet=not processes.is_first())
         workdir = Path(str(WORKDIR.value))
         result = job.train(
             recipe,
@@ -61,7 +84,8 @@ def main(arguments: list[str]) -> int:
             for name in ('many', 'medium', 'few')
         )
         progress.say(f'{recipe.method}: top-1 {result["top1"]:.1%} ({groups}), last epoch')
-        progress.say(f'page: {write_report([workdir])}')
+        if processes.is_first():
+            progress.say(f'page: {write_report([workdir])}')
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
@@ -70,7 +94,13 @@ def main(arguments: list[str]) -> int:
         return 130
     except job.FAILURES as error:
         print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        processes.leave(1)
         return 1
+    except jax.errors.JaxRuntimeError as error:
+        if jax.distributed.is_initialized():
+            print(f'{LOST} ({str(error).splitlines()[0]})', file=sys.stderr)
+            processes.leave(1)
+        raise
     return 0
 
 

@@ -1,7 +1,11 @@
-"""SIGINT and SIGTERM, met between two steps."""
+"""SIGINT and SIGTERM, met between two steps; of several processes, by all at the same one."""
 
 import signal
 from types import FrameType, TracebackType
+
+import jax
+
+from balms_jax.training import processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -20,6 +24,19 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._asked: jax.Array | None = None
+
+    def agreed(self) -> int | None:
+        """The signal that ends the run now, for all processes alike; None to go on.
+
+        Of several processes one may hear of its end before the others. What each has met is then
+        gathered on the devices, and read when asked again, so that nothing waits for it.
+        """
+        if jax.process_count() == 1:
+            return self.signal
+        answer = self._asked
+        self._asked = processes.largest(self.signal or 0)
+        return (int(answer) or None) if answer is not None else None
 
     def __enter__(self) -> 'Interruption':
         """Takes the signals over."""

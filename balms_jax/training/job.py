@@ -14,7 +14,7 @@ import numpy as np
 from balms_jax import models
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
-from balms_jax.training import mesh, stages, steps
+from balms_jax.training import mesh, processes, stages, steps
 from balms_jax.training.checkpoints import (
     CheckpointError,
     Checkpoints,
@@ -35,7 +35,7 @@ from balms_jax.training.measures import (
 from balms_jax.training.post_hoc import calibration_temperature, with_test_classifier
 from balms_jax.training.progress import Progress
 from balms_jax.training.recipe import ConfigError, Recipe, Stage
-from balms_jax.training.records import Records, WorkdirError, write_json
+from balms_jax.training.records import Records, WorkdirError
 from balms_jax.training.stage_states import build_network, first_state, open_checkpoints
 from balms_jax.training.stages import NonFiniteLossError
 from balms_jax.training.state import TrainState
@@ -118,6 +118,8 @@ def train_together(
     _check_divisible(recipe, devices.size)
     material = load_material(recipe)
     check_against_data(recipe, material.class_counts)
+    processes.check_same('config', [dataclasses.asdict(spec.recipe) for spec in runs])
+    processes.check_same('data', material.fingerprint)
     for caution in cautions(recipe, material.class_counts):
         progress.say(f'caution: {caution}')
     network = build_network(recipe, material)
@@ -180,10 +182,12 @@ def _open(spec: RunSpec, material: Material, opened: contextlib.ExitStack) -> _R
     """Opens the work directory, to go on where it stands."""
     recipe, workdir = spec.recipe, spec.workdir
     config = spec.config if spec.config is not None else dataclasses.asdict(recipe)
-    records = Records(workdir, config, tensorboard=recipe.records.tensorboard)
+    first = processes.is_first()
+    records = Records(workdir, config, tensorboard=recipe.records.tensorboard, writes=first)
     opened.callback(records.close)
-    if spec.stage_1_from is not None:
+    if spec.stage_1_from is not None and first:
         take_over_stage_1(spec.stage_1_from, workdir, recipe.stage_1.steps)
+    processes.wait(f'{workdir} is there')
     checkpoints = {
         name: open_checkpoints(workdir, recipe, name, material) for name in recipe.stages
     }
@@ -198,12 +202,12 @@ def _finish(
     run: _Run, material: Material, network: Network, devices: Any, final: TrainState
 ) -> dict[str, Any]:
     """Evaluates and records a run that has taken its last step."""
-    recipe, workdir = run.recipe, run.records.workdir
+    recipe = run.recipe
     final, chosen = with_test_classifier(recipe, material, network, final)
-    write_json(workdir / 'run.json', facts(recipe, material, devices, final) | chosen)
+    run.records.json('run', facts(recipe, material, devices, final) | chosen)
     temperature = calibration_temperature(recipe, material, network, final)
     result = final_evaluation(recipe, material, network, final, temperature)
-    write_json(workdir / 'evaluation.json', result)
+    run.records.json('evaluation', result)
     return result
 
 
@@ -222,12 +226,12 @@ def _run_stages(
         current: list[TrainState] = []
         for run, before in zip(runs, earlier, strict=True):
             key = jax.random.fold_in(jax.random.key(run.recipe.seed), index)
-            state = _place(devices, first_state(network, stage, key, material, before, rebalancer))
+            first = first_state(network, stage, key, material, before, rebalancer)
+            state = mesh.replicate(devices, first)
             if index == 0:
-                facts_now = facts(run.recipe, material, devices, state)
-                write_json(run.records.workdir / 'run.json', facts_now)
+                run.records.json('run', facts(run.recipe, material, devices, state))
             if run.done[name] is not None:
-                state = _place(devices, run.checkpoints[name].restore(state))
+                state = mesh.replicate(devices, run.checkpoints[name].restore(state))
             current.append(state)
             run.records.begin(name)
         title = f'{progress.title} {name}'
@@ -279,7 +283,7 @@ def _run_stage(
 
     def laid_out(arrays: list[np.ndarray]) -> jax.Array:
         whole = np.stack(arrays) if own_inputs else arrays[0]
-        return jax.device_put(whole, mesh.replicated(devices))
+        return mesh.replicate(devices, whole)
 
     scans = cached or jax.default_backend() != 'cpu'
     loop = stages.Loop(
@@ -318,10 +322,6 @@ def _stage_logits(network: Network, stage: Stage, *, cached: bool) -> steps.Logi
         return whole(params, batch_stats, inputs, train and stage.trains == 'all')
 
     return logits
-
-
-def _place(devices: Any, current: TrainState) -> TrainState:
-    return jax.device_put(current, mesh.replicated(devices))
 
 
 def _check_alike(runs: Sequence[RunSpec]) -> None:

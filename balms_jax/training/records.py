@@ -18,7 +18,14 @@ from typing import Any
 from balms_jax.training.checkpoints import describe_differences, flatten
 
 # What may differ between an interrupted run and its resumption.
-FREE_KEYS = ('data.data_dir', 'data.download', 'records.keep', 'records.tensorboard')
+FREE_KEYS = (
+    'data.data_dir',
+    'data.download',
+    'devices',
+    'records.keep',
+    'records.tensorboard',
+    'steps_per_call',
+)
 
 
 class WorkdirError(RuntimeError):
@@ -28,13 +35,16 @@ class WorkdirError(RuntimeError):
 class Records:
     """The files of one run."""
 
-    def __init__(self, workdir: Path, config: dict[str, Any], *, tensorboard: bool) -> None:
+    def __init__(
+        self, workdir: Path, config: dict[str, Any], *, tensorboard: bool, writes: bool = True
+    ) -> None:
         """Opens a work directory, or makes it.
 
         Args:
             workdir: of this run alone.
             config: the whole nested config.
             tensorboard: whether scalars are written for TensorBoard too.
+            writes: whether this is the one of several processes that writes.
 
         Raises:
             WorkdirError: if another run's config is in it; nothing is changed.
@@ -43,7 +53,8 @@ class Records:
         self.workdir = workdir
         workdir.mkdir(parents=True, exist_ok=True)
         check_workdir(workdir, config)
-        write_json(workdir / 'config.json', config)
+        self._writes = writes
+        self.json('config', config)
         self._metrics_path = workdir / 'metrics.jsonl'
         self._tensorboard_wanted = tensorboard
         self._board: Any = None
@@ -54,6 +65,8 @@ class Records:
         Args:
             checkpointed: the step of each stage's last checkpoint; a stage without one starts anew.
         """
+        if not self._writes:
+            return
         kept = []
         if self._metrics_path.exists():
             for line in self._metrics_path.read_text().splitlines():
@@ -76,6 +89,8 @@ class Records:
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Appends a line to metrics.jsonl and its numbers to TensorBoard."""
+        if not self._writes:
+            return
         record = {'kind': kind, 'stage': self._stage, 'step': step, **values}
         self._metrics.write(json.dumps(record, allow_nan=False) + '\n')
         if self._board is not None:
@@ -85,14 +100,22 @@ class Records:
 
     def throughput(self, step: int, images_per_second: float) -> None:
         """Appends to throughput.jsonl."""
+        if not self._writes:
+            return
         record = {'stage': self._stage, 'step': step, 'images_per_second': images_per_second}
         with open(self.workdir / 'throughput.jsonl', 'a', encoding='utf-8') as file:
             file.write(json.dumps(record) + '\n')
 
     def sync(self) -> None:
         """Puts what was written on the disk, as before a checkpoint."""
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
+        if self._writes:
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+
+    def json(self, name: str, value: Any) -> None:
+        """Writes NAME.json, whole or not at all."""
+        if self._writes:
+            write_json(self.workdir / f'{name}.json', value)
 
     def close(self) -> None:
         """Closes the files."""

@@ -113,8 +113,8 @@ def run(
             if step == total or _due(step, recipe.evaluation.every):
                 settle()
                 evaluate()
-            stops = interruption.signal is not None
-            if stops or step == total or _due(step, recipe.records.checkpoint_every):
+            stopping = interruption.agreed()
+            if stopping or step == total or _due(step, recipe.records.checkpoint_every):
                 settle()
                 now = time.monotonic()
                 images = (step - clock_step) * loop.stage.batch_size
@@ -123,10 +123,10 @@ def run(
                     files.checkpoints.save(each)
                     files.records.throughput(step, images / max(now - clock, 1e-9))
                 clock, clock_step = time.monotonic(), step
-            if stops and interruption.signal is not None:
+            if stopping:
                 raise Interrupted(
-                    interruption.signal,
-                    f'stopped by signal {interruption.signal} at step {step} of {loop.name}; '
+                    stopping,
+                    f'stopped by signal {stopping} at step {step} of {loop.name}; '
                     'the same command goes on from there',
                 )
             show(step)

@@ -40,7 +40,8 @@ def take_steps(stage, count, seed=0, features=None):
     if features is None:
         features = jax.random.normal(jax.random.key(1), (1, sum(COUNTS), 2))
     run = steps.compile_steps(steps.make_step(linear_task(), stage, rebalancer))
-    return run(current, features, features, steps=count)
+    after, metrics = run(current, features, features, steps=count)
+    return after, jax.tree.map(lambda of_runs: of_runs[:, 0], metrics)
 
 
 def stage_of(rebalancer='none', **changes):
