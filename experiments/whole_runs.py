@@ -23,6 +23,7 @@ from balms_jax.report.figure_style import method_colors
 from balms_jax.report.html import document, table
 from balms_jax.report.runs import SHOT_GROUPS, shot_mask
 from balms_jax.report.sections import ProblemFigures
+from balms_jax.training.checks import from_config
 from balms_jax.training.methods import METHODS
 from configs import cifar_lt, digits_lt
 from experiments import kept
@@ -118,7 +119,7 @@ def train(options: argparse.Namespace, variants: Variants | None = None) -> list
                 found += train_all(
                     config, options.methods, options.seeds, folder, together=options.together
                 )
-        return [read_run(run) for run in found]
+        return [_of_this_version(read_run(run)) for run in found]
 
 
 def name_of(run: Run) -> str:
@@ -223,6 +224,11 @@ def number(
         return '–'
     text = f'{scale * mean:{"+" if sign else ""}.{digits}f}'.replace('-', '−')
     return text + (f' ± {scale * spread:.{digits}f}' if math.isfinite(spread) else '')
+
+
+def _of_this_version(run: Run) -> Run:
+    """The run with the defaults of settings that its version did not know yet."""
+    return dataclasses.replace(run, config=dataclasses.asdict(from_config(run.config)))
 
 
 def _config(

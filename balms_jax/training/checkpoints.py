@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from balms_jax.training.recipe import Recipe
 from balms_jax.training.state import TrainState
@@ -185,7 +186,10 @@ def _from_arrays(arrays: PyTree, like: TrainState) -> TrainState:
 def _digest(arrays: PyTree) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        value = np.asarray(arrays[name])
+        value = arrays[name]
+        if not (value.is_fully_addressable or value.is_fully_replicated):
+            value = multihost_utils.process_allgather(value, tiled=True)
+        value = np.asarray(value)
         digest.update(f'{name} {value.dtype} {value.shape}'.encode())
         digest.update(np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()

@@ -114,10 +114,15 @@ def train_together(
     recipe, progress = runs[0].recipe, progress or Progress(quiet=True)
     check(recipe)
     _check_alike(runs)
-    devices = mesh.data_mesh(recipe.devices)
-    _check_divisible(recipe, devices.size)
+    devices = mesh.data_mesh(recipe.devices, recipe.class_shards)
+    _check_divisible(recipe, devices.shape['data'])
     material = load_material(recipe)
     check_against_data(recipe, material.class_counts)
+    if len(material.class_counts) % recipe.class_shards:
+        raise ConfigError(
+            f'class_shards: got {recipe.class_shards}, wanted a divisor of the '
+            f'{len(material.class_counts)} classes'
+        )
     processes.check_same('config', [dataclasses.asdict(spec.recipe) for spec in runs])
     processes.check_same('data', material.fingerprint)
     for caution in cautions(recipe, material.class_counts):
@@ -227,11 +232,11 @@ def _run_stages(
         for run, before in zip(runs, earlier, strict=True):
             key = jax.random.fold_in(jax.random.key(run.recipe.seed), index)
             first = first_state(network, stage, key, material, before, rebalancer)
-            state = mesh.replicate(devices, first)
+            state = mesh.lay_out(devices, first, mesh.of_state(devices, first))
             if index == 0:
                 run.records.json('run', facts(run.recipe, material, devices, state))
             if run.done[name] is not None:
-                state = mesh.replicate(devices, run.checkpoints[name].restore(state))
+                state = run.checkpoints[name].restore(state)
             current.append(state)
             run.records.begin(name)
         title = f'{progress.title} {name}'
@@ -266,7 +271,7 @@ def _run_stage(
     recipe = runs[0][0].recipe
     stage = recipe.stages[name]
     cached = stage.trains != 'all' and stage.features == 'cached'
-    logits = _stage_logits(network, stage, cached=cached)
+    logits = _stage_logits(network, stage, devices, cached=cached)
     inputs = [
         stage_inputs(run.recipe, stage, material, network, current, cached=cached)
         for run, current in runs
@@ -283,7 +288,7 @@ def _run_stage(
 
     def laid_out(arrays: list[np.ndarray]) -> jax.Array:
         whole = np.stack(arrays) if own_inputs else arrays[0]
-        return mesh.replicate(devices, whole)
+        return mesh.lay_out(devices, whole)
 
     scans = cached or jax.default_backend() != 'cpu'
     loop = stages.Loop(
@@ -309,7 +314,7 @@ def _run_stage(
     return stages.run(loop, [current for _, current in runs], kept, interruption, progress)
 
 
-def _stage_logits(network: Network, stage: Stage, *, cached: bool) -> steps.Logits:
+def _stage_logits(network: Network, stage: Stage, devices: Any, *, cached: bool) -> steps.Logits:
     """What the stage computes of its inputs: the whole network, or its classifier of features."""
     whole = whole_network(network)
 
@@ -317,9 +322,15 @@ def _stage_logits(network: Network, stage: Stage, *, cached: bool) -> steps.Logi
         params: PyTree, batch_stats: PyTree, inputs: jax.Array, train: bool
     ) -> tuple[jax.Array, PyTree]:
         if cached:
-            return classified(network, params, inputs, train), batch_stats
-        # A frozen backbone is used as at test: its batch statistics do not move.
-        return whole(params, batch_stats, inputs, train and stage.trains == 'all')
+            result = classified(network, params, inputs, train)
+        else:
+            # A frozen backbone is used as at test: its batch statistics do not move.
+            trains = train and stage.trains == 'all'
+            result, batch_stats = whole(params, batch_stats, inputs, trains)
+        if devices.shape['model'] > 1:
+            by_class = mesh.by_class(devices, result.ndim)
+            result = jax.lax.with_sharding_constraint(result, by_class)
+        return result, batch_stats
 
     return logits
 

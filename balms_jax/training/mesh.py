@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh axis, ``data``, over the devices of all processes."""
+"""Where arrays live: the batch is cut over the devices of all processes, and classes if asked."""
 
 from typing import Any
 
@@ -9,11 +9,19 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 PyTree = Any
 
 
-def data_mesh(devices: int = 0) -> Mesh:
+def data_mesh(devices: int = 0, class_shards: int = 1) -> Mesh:
     """The mesh of the first so many devices, all if 0.
 
+    Args:
+        devices: how many.
+        class_shards: how many of them share the classes of one classifier.
+
+    Returns:
+        A mesh of axes ``data``, which the batch is cut over, and ``model``, which classes are.
+
     Raises:
-        ValueError: if there are fewer, or some are left out and there are several processes.
+        ValueError: if there are fewer, some are left out and there are several processes, or they
+            cannot be shared out.
     """
     available = jax.devices()
     if devices > len(available):
@@ -23,8 +31,17 @@ def data_mesh(devices: int = 0) -> Mesh:
             f'devices: got {devices}, wanted 0 or all {len(available)} of several processes'
         )
     chosen = available[: devices or len(available)]
+    if class_shards < 1 or len(chosen) % class_shards:
+        raise ValueError(
+            f'class_shards: got {class_shards}, wanted a divisor of the {len(chosen)} devices'
+        )
     # Auto: with Explicit axes, indexing and bincount of sharded labels are refused.
-    return jax.make_mesh((len(chosen),), ('data',), axis_types=(AxisType.Auto,), devices=chosen)
+    return jax.make_mesh(
+        (len(chosen) // class_shards, class_shards),
+        ('data', 'model'),
+        axis_types=(AxisType.Auto,) * 2,
+        devices=chosen,
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -37,20 +54,54 @@ def by_example(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec('data'))
 
 
-def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Puts arrays, the same in every process, on every device of the mesh."""
-    sharding = replicated(mesh)
+def by_class(mesh: Mesh, axes: int) -> NamedSharding:
+    """The last of the axes, that of the classes, is cut over the devices that share them.
 
-    def on_all(leaf: Any) -> jax.Array:
+    The others are left to the compiler.
+    """
+    free = [PartitionSpec.UNCONSTRAINED] * (axes - 1)
+    return NamedSharding(mesh, PartitionSpec(*free, 'model'))
+
+
+def of_state(mesh: Mesh, state: PyTree) -> PyTree:
+    """The sharding of every array of a state.
+
+    A classifier's arrays, its optimizer's among them, are cut by class; all others are whole on
+    every device.
+    """
+
+    def of_leaf(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        cut = mesh.shape['model'] > 1 and 'classifier' in jax.tree_util.keystr(path)
+        axes = [None] * (leaf.ndim - 1)
+        return NamedSharding(mesh, PartitionSpec(*axes, 'model')) if cut else replicated(mesh)
+
+    return jax.tree.map_with_path(of_leaf, state)
+
+
+def lay_out(mesh: Mesh, tree: PyTree, shardings: PyTree = None) -> PyTree:
+    """Puts arrays, the same in every process, on the devices of the mesh.
+
+    Args:
+        mesh: of the devices.
+        tree: arrays.
+        shardings: of each; None: all are whole on every device.
+
+    Returns:
+        The arrays there.
+    """
+
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
         if jax.process_count() == 1:
             return jax.device_put(leaf, sharding)
         if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            data = on_all(jax.random.key_data(leaf))
+            data = put(jax.random.key_data(leaf), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         # Not device_put, which would gather the array of every process to compare them.
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
-    return jax.tree.map(on_all, tree)
+    if shardings is None:
+        shardings = jax.tree.map(lambda _: replicated(mesh), tree)
+    return jax.tree.map(put, tree, shardings)

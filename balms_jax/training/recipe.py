@@ -170,6 +170,7 @@ class Recipe:
     name: str = 'paper'
     seed: int = 0
     devices: int = 0  # of the mesh; 0: all
+    class_shards: int = 1  # How many of them share the classes of the classifier.
     steps_per_call: int = 0  # in one compiled call; 0: chosen by device
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)

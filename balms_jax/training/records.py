@@ -19,6 +19,7 @@ from balms_jax.training.checkpoints import describe_differences, flatten
 
 # What may differ between an interrupted run and its resumption.
 FREE_KEYS = (
+    'class_shards',
     'data.data_dir',
     'data.download',
     'devices',

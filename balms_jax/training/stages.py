@@ -76,9 +76,10 @@ def run(
         Interrupted: after a signal; a checkpoint was written.
     """
     runs = len(states)
-    run_steps = steps.compile_steps(loop.step, runs, own_inputs=loop.own_inputs)
     recipe, total = loop.recipe, loop.stage.steps
     step, state = int(states[0].step), stack(states)
+    stays = jax.tree.map(lambda leaf: leaf.sharding, state)
+    run_steps = steps.compile_steps(loop.step, runs, own_inputs=loop.own_inputs, stays=stays)
     pending: tuple[int, dict[str, jax.Array]] | None = None
     clock, clock_step = time.monotonic(), step
 

@@ -334,7 +334,7 @@ def _train_loss(parts: _Parts, rebalancer: Rebalancer, state: TrainState) -> Tra
 
 
 def compile_steps(
-    step: Step, runs: int = 1, *, own_inputs: bool = False
+    step: Step, runs: int = 1, *, own_inputs: bool = False, stays: PyTree = None
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Compiles (state, train inputs, meta inputs, number of steps) → (state, metrics of each).
 
@@ -345,6 +345,7 @@ def compile_steps(
         step: of one run.
         runs: how many are stacked in the state, and taken at once.
         own_inputs: whether each of several has inputs of its own, stacked; else all share them.
+        stays: the shardings of the state, which the next state is to have too; None: as it comes.
 
     Returns:
         The function. Its metrics are ``[steps, runs, ...]``.
@@ -365,7 +366,9 @@ def compile_steps(
             )
         return state, metrics if runs > 1 else jax.tree.map(lambda v: v[:, None], metrics)
 
-    return jax.jit(run, static_argnames='steps', donate_argnames='state')
+    return jax.jit(
+        run, static_argnames='steps', donate_argnames='state', out_shardings=(stays, None)
+    )
 
 
 def _keys(state: TrainState) -> jax.Array:

@@ -162,6 +162,21 @@ def test_eight_devices_train_as_one(small_recipe, tmp_path):
     np.testing.assert_allclose(first[0]['loss'], first[1]['loss'], rtol=1e-5)
 
 
+@pytest.mark.parametrize('method', ['balms_end_to_end', 'balms'])
+def test_devices_that_share_the_classes_train_as_one(method, small_recipe, tmp_path):
+    """Cutting logits by class is a way to hold them, for the loss and its meta-gradient alike."""
+    recipe = small_recipe(method, devices=8, class_shards=2)
+    job.train(small_recipe(method), tmp_path / '1')
+    job.train(recipe, tmp_path / '8')
+    last = list(recipe.stages)[-1]
+    one, eight = (final_arrays(tmp_path / name, last) for name in ('1', '8'))
+    assert_same_arrays(one, eight, rtol=2e-3, atol=3e-4)
+    (kernel,) = (v for k, v in eight.items() if k.startswith('trained.classifier.') and v.ndim == 2)
+    assert kernel.sharding.shard_shape(kernel.shape)[1] == 5, 'half of the ten classes'
+    with pytest.raises(ConfigError, match='class_shards: got 4, wanted a divisor of the 10'):
+        job.train(dataclasses.replace(recipe, class_shards=4), tmp_path / 'refused')
+
+
 def test_many_steps_in_one_call_are_the_same_steps(small_recipe, tmp_path):
     """On accelerators steps are scanned; what is trained must not depend on it."""
     for count in (1, 4):
