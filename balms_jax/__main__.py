@@ -24,6 +24,7 @@ with extras.needed('train', 'training'):
 
     from balms_jax.report import write_report
     from balms_jax.training import job, processes
+    from balms_jax.training.arguments import parse_flags
     from balms_jax.training.checks import from_config
     from balms_jax.training.interruption import Interrupted
     from balms_jax.training.methods import METHODS
@@ -111,19 +112,7 @@ def run() -> None:
     sys.modules['__main__'].__doc__ = f'{__doc__}\nMethods:\n{methods}\n'
     # Results must not depend on how many devices draw the random numbers.
     jax.config.update('jax_threefry_partitionable', True)
-    app.run(main, flags_parser=_parse_flags)
-
-
-def _parse_flags(arguments: list[str]) -> list[str]:
-    """Reads the flags; a mistake in them or in the config is one line, not a traceback."""
-    try:
-        return flags.FLAGS(arguments)
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        # What is raised inside a config file comes wrapped, with its traceback as text.
-        lines = str(error).strip().splitlines()
-        causes = [line for line in lines if 'Error: ' in line] or lines[:1]
-        print(causes[-1].strip(), file=sys.stderr)
-        sys.exit(2)
+    app.run(main, flags_parser=parse_flags)
 
 
 if __name__ == '__main__':

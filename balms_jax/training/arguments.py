@@ -1,6 +1,9 @@
-"""The part of ``--config FILE:name=value,name=value`` after the colon."""
+"""The command line: its flags, and the part of ``--config FILE:name=value`` after the colon."""
 
+import sys
 from typing import Any
+
+from absl import flags
 
 from balms_jax.training.recipe import ConfigError
 
@@ -36,3 +39,25 @@ def parse(text: str, **defaults: Any) -> dict[str, Any]:
             wanted = type(defaults[name]).__name__
             raise ConfigError(f'config argument {name}: got {value!r}, wanted {wanted}') from None
     return values
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Reads the flags; a mistake in them or in the config is one line, not a traceback.
+
+    Args:
+        arguments: the program's name and what follows it.
+
+    Returns:
+        What is no flag, the name first.
+
+    Raises:
+        SystemExit: of exit code 2, after the line.
+    """
+    try:
+        return list(flags.FLAGS(arguments))
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        # What is raised inside a config file comes wrapped, with its traceback as text.
+        lines = str(error).strip().splitlines()
+        causes = [line for line in lines if 'Error: ' in line] or lines[:1]
+        print(causes[-1].strip(), file=sys.stderr)
+        sys.exit(2)

@@ -1,5 +1,6 @@
 """Where arrays live: the batch is cut over the devices of all processes, and classes if asked."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -52,6 +53,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_example(mesh: Mesh) -> NamedSharding:
     """The leading axis, the batch's, is cut over the devices."""
     return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def placed_by_example(mesh: Mesh) -> Callable[[PyTree], PyTree]:
+    """Gives the function that cuts a batch over the devices within a compiled step."""
+    return lambda batch: jax.lax.with_sharding_constraint(batch, by_example(mesh))
 
 
 def by_class(mesh: Mesh, axes: int) -> NamedSharding:

@@ -1,0 +1,1 @@
+"""What a config will need on machines that are not there yet: memory, communication, time."""

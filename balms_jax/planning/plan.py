@@ -1,0 +1,253 @@
+"""The plan of a config over topologies, as plain numbers for plan.json, the table and the page."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
+
+from balms_jax import models
+from balms_jax.planning import chips, collectives, compiled, shapes
+from balms_jax.planning.compiled import Compiled, DoesNotFitError
+from balms_jax.planning.targets import Target
+from balms_jax.training import checks, job
+from balms_jax.training.recipe import ConfigError, Recipe, Stage
+
+MEMORY_GOAL = 1.75  # of the meta step, in memories of the plain one
+REDUCTIONS_GOAL = 2.0  # of the meta step beyond the plain one's, in gradients
+
+
+class Wanted(NamedTuple):
+    """What a plan is to hold."""
+
+    stage: str = 'stage_1'
+    kinds: tuple[str, ...] = compiled.KINDS
+    batches: bool = True  # whether to estimate the largest batch, which compiles each step again
+
+
+def check(recipe: Recipe, wanted: Wanted) -> None:
+    """Raises ConfigError for what cannot be planned, before anything is compiled."""
+    # The checks know the data sets that can be trained; a stand-in's name leaves all other ones.
+    known = dataclasses.replace(recipe.data, name='cifar100')
+    checks.check(dataclasses.replace(recipe, data=known))
+    if wanted.stage not in recipe.stages:
+        raise ConfigError(f'stage: got {wanted.stage!r}, wanted one of {", ".join(recipe.stages)}')
+    for kind in wanted.kinds:
+        if kind not in compiled.KINDS:
+            raise ConfigError(f'steps: got {kind!r}, wanted one of {", ".join(compiled.KINDS)}')
+
+
+class Told(NamedTuple):
+    """Who is told of a plan while it is made: compiling a large step takes many minutes."""
+
+    say: Callable[[str], None] = lambda line: None
+    keep: Callable[[dict[str, Any]], None] = lambda plan: None
+    """Is given the plan as far as it is, after every step."""
+
+
+def make(
+    recipe: Recipe, targets: Sequence[Target], wanted: Wanted, told: Told | None = None
+) -> dict[str, Any]:
+    """Compiles a stage's steps for every target.
+
+    Args:
+        recipe: what would be trained.
+        targets: the devices.
+        wanted: which stage and steps.
+        told: of each step, before it is compiled and after.
+
+    Returns:
+        The plan: facts of the config, and ``'targets'``, a list with the ``'steps'`` of each and
+        what the meta step adds, ``'meta_over_plain'``. Sizes are bytes of one device, times
+        seconds. The meta step is left out where the stage has no rebalancer.
+
+    Raises:
+        ConfigError: if the stage or a step is unknown, or a batch cannot be cut evenly.
+    """
+    told = told or Told()
+    check(recipe, wanted)
+    of = shapes.whole(recipe)
+    checks.check_against_data(recipe, of.material.class_counts)
+    for target in targets:
+        _check_cut(of, wanted.stage, target)
+    stage = recipe.stages[wanted.stage]
+    kinds = [k for k in wanted.kinds if k != 'meta' or stage.meta.rebalancer != 'none']
+    state = shapes.first_state(of, wanted.stage, stage)
+    result = {
+        **_facts(of, wanted.stage),
+        'parameters': models.count_parameters(state.params),
+        'gradient_bytes': shapes.bytes_of(state.trained),
+        'targets': [],
+    }
+    for target in targets:
+        steps: dict[str, Any] = {}
+        record = {
+            'topology': target.topology,
+            'slices': target.slices,
+            'chips': target.chips,
+            'devices': target.mesh.size,
+            'device': None if target.chip is None else target.chip._asdict(),
+            'steps': steps,
+            'meta_over_plain': None,
+        }
+        result['targets'].append(record)
+        for kind in kinds:
+            told.say(f'{target.topology}: the {kind} step')
+            steps[kind] = _step(of, wanted, kind, target, told.say)
+            record['meta_over_plain'] = meta_over_plain(steps, result['gradient_bytes'])
+            told.keep(result)
+    return result
+
+
+def meta_over_plain(steps: Mapping[str, Any], gradient_bytes: int) -> dict[str, Any] | None:
+    """What the meta step adds, against the goals; None where one of the two was not compiled.
+
+    Args:
+        steps: records by kind, as in a plan.
+        gradient_bytes: of one gradient.
+
+    Returns:
+        'memory' and 'flops' as ratios; 'reductions': the bytes all-reduced beyond the plain
+        step's, in gradients; 'within_goals'.
+
+    Example:
+        >>> plain = {'memory': {'peak': 100}, 'flops': 10.0, 'all_reduced': 40.0}
+        >>> meta = {'memory': {'peak': 150}, 'flops': 30.0, 'all_reduced': 80.0}
+        >>> meta_over_plain({'plain': plain, 'meta': meta}, 40)
+        {'memory': 1.5, 'flops': 3.0, 'reductions': 1.0, 'within_goals': True}
+    """
+    both = [steps.get(kind, {'does_not_fit': ''}) for kind in ('plain', 'meta')]
+    if any('does_not_fit' in each for each in both):
+        return None
+    plain, meta = both
+    memory = meta['memory']['peak'] / plain['memory']['peak']
+    reductions = (meta['all_reduced'] - plain['all_reduced']) / gradient_bytes
+    return {
+        'memory': memory,
+        'flops': meta['flops'] / plain['flops'] if plain['flops'] else None,
+        'reductions': reductions,
+        'within_goals': memory <= MEMORY_GOAL and reductions <= REDUCTIONS_GOAL,
+    }
+
+
+def _facts(of: shapes.Whole, name: str) -> dict[str, Any]:
+    recipe, stage = of.recipe, of.recipe.stages[name]
+    learns = stage.meta.rebalancer != 'none'
+    return {
+        'method': recipe.method,
+        'recipe': recipe.name,
+        'dataset': recipe.data.name,
+        'network': f'{recipe.model.name}, width {recipe.model.width}',
+        'image': list(of.material.train_images.shape[1:]),
+        'classes': of.material.source.num_classes,
+        'examples': sum(of.material.class_counts),
+        'stage': name,
+        'trains': stage.trains,
+        'batch_size': stage.batch_size,
+        'meta_batch_size': stage.meta.batch_size if learns else None,
+        'meta_mode': stage.meta.mode if learns else None,
+        'evaluation_batch_size': recipe.evaluation.batch_size,
+        'versions': {name: _version(name) for name in ('balms_jax', 'jax', 'libtpu')},
+    }
+
+
+def _with(recipe: Recipe, **stages: Any) -> Recipe:
+    return dataclasses.replace(recipe, **stages)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _check_cut(of: shapes.Whole, name: str, target: Target) -> None:
+    """Of the planned stage alone: another one may be planned for other devices."""
+    stages = {'stage_1': Stage(), 'stage_2': Stage(), name: of.recipe.stages[name]}
+    try:
+        job.check_divisible(_with(of.recipe, **stages), target.mesh.size)
+    except ConfigError as error:
+        raise ConfigError(f'{error} of {target.topology}') from None
+
+
+def _step(
+    of: shapes.Whole, wanted: Wanted, kind: str, target: Target, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The record of a step."""
+    try:
+        step = compiled.compile_step(of, wanted.stage, kind, target)
+    except DoesNotFitError as error:
+        return {'does_not_fit': str(error)}
+    sums = collectives.summed(step.collectives)
+    record: dict[str, Any] = {
+        'memory': step.memory._asdict(),
+        'flops': step.flops,
+        'bytes_accessed': step.bytes_accessed,
+        'collectives': {name: each._asdict() for name, each in sums.items()},
+        'all_reduced': collectives.all_reduced(step.collectives),
+        'compile_seconds': round(step.seconds, 1),
+    }
+    if target.chip is not None:
+        record['fits'] = step.memory.peak <= target.chip.hbm
+        record['estimate'] = _estimate(step, target, _examples(of, wanted.stage, kind))
+    if wanted.batches and kind != 'evaluation' and target.chip is not None:
+        say(f'{target.topology}: the {kind} step with another batch')
+        record['largest_batch'] = _largest(of, wanted.stage, kind, target, step)
+    return record
+
+
+def _examples(of: shapes.Whole, name: str, kind: str) -> int:
+    return (
+        of.recipe.evaluation.batch_size
+        if kind == 'evaluation'
+        else of.recipe.stages[name].batch_size
+    )
+
+
+def _estimate(step: Compiled, target: Target, examples: int) -> dict[str, float]:
+    assert target.chip is not None
+    bounds = chips.roofline(
+        target.chip,
+        step.flops,
+        step.bytes_accessed,
+        step.collectives,
+        target.mesh.size,
+        target.slices,
+    )
+    return {
+        **bounds._asdict(),
+        'step': bounds.step,
+        'serial': bounds.serial,
+        'mfu': chips.mfu(target.chip, step.flops, bounds.step),
+        'images_per_second': examples / bounds.step if bounds.step else 0.0,
+    }
+
+
+def _largest(
+    of: shapes.Whole, name: str, kind: str, target: Target, step: Compiled
+) -> dict[str, Any]:
+    """The largest batch, from the memory of a second size: half where that can be cut, or twice."""
+    assert target.chip is not None
+    stage = of.recipe.stages[name]
+    devices, classes = target.mesh.size, of.material.source.num_classes
+    halves = not stage.batch_size % (2 * devices)
+    if kind == 'meta':
+        enough = stage.meta.batch_size // 2 >= classes or stage.meta.draws != 'stratified'
+        halves = halves and not stage.meta.batch_size % (2 * devices) and enough
+
+    def scaled(size: int) -> int:
+        return size // 2 if halves else size * 2
+
+    meta = dataclasses.replace(stage.meta, batch_size=scaled(stage.meta.batch_size))
+    other = dataclasses.replace(stage, batch_size=scaled(stage.batch_size), meta=meta)
+    changed = of._replace(recipe=_with(of.recipe, **{name: other}))
+    try:
+        second = compiled.compile_step(changed, name, kind, target)
+        points = (
+            (stage.batch_size, float(step.memory.peak)),
+            (other.batch_size, float(second.memory.peak)),
+        )
+        size = chips.largest_batch(points, target.chip.hbm, devices)
+    except ValueError as error:
+        return {'second_size': other.batch_size, 'examples': None, 'reason': str(error)}
+    return {'second_size': other.batch_size, 'examples': size, 'peaks': [p for _, p in points]}

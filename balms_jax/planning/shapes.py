@@ -1,0 +1,128 @@
+"""What a run consists of, as shapes alone: no image is read and no parameter is drawn."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from balms_jax.data import long_tail
+from balms_jax.data.sources import Source
+from balms_jax.models import Network
+from balms_jax.training import material, recipe, stage_states, steps
+from balms_jax.training.material import Material
+from balms_jax.training.recipe import ConfigError, Recipe, Stage
+from balms_jax.training.state import TrainState
+
+PyTree = Any
+
+
+class Shape(NamedTuple):
+    """A data set from outside."""
+
+    image: tuple[int, int, int]  # height, width, channels; uint8
+    classes: int
+    head: int  # images of the largest class of its long tail, where a config names none
+
+
+SHAPES = {
+    'digits': Shape((8, 8, 1), 10, 128),
+    'cifar10': Shape((32, 32, 3), 10, 5000),
+    'cifar100': Shape((32, 32, 3), 100, 500),
+    'imagenet_lt': Shape((224, 224, 3), 1000, 1280),
+}
+
+
+def empty_material(data: recipe.Data, of_meta_set: str) -> Material:
+    """The data of a run without its examples: their shape, and how many each class has.
+
+    Args:
+        data: the config's data block; its name is one of :data:`SHAPES`.
+        of_meta_set: where the meta set comes from, as :func:`material.meta_source` says.
+
+    Returns:
+        Material whose arrays hold no example.
+
+    Raises:
+        ConfigError: if there is no such data set.
+
+    Example:
+        >>> held = empty_material(recipe.Data('cifar10', imbalance_factor=100.0), 'train')
+        >>> held.train_images.shape, held.class_counts[:3]
+        ((0, 32, 32, 3), (5000, 2997, 1796))
+    """
+    if data.name not in SHAPES:
+        raise ConfigError(f'data.name: got {data.name!r}, wanted one of {", ".join(SHAPES)}')
+    shape = SHAPES[data.name]
+    counts = long_tail.profile(
+        data.profile, data.head_count or shape.head, shape.classes, data.imbalance_factor
+    )
+    apart = np.zeros_like(counts)
+    if data.held_out:
+        is_apart = long_tail.held_out(counts, data.held_out, data.seed)
+        places = np.repeat(np.arange(counts.size), counts)
+        apart = np.bincount(places[is_apart], minlength=counts.size)
+    kept = counts - apart
+    meta = {'train': kept, 'redraw': counts, 'held_out': apart}[of_meta_set]
+    images, labels = np.empty((0, *shape.image), np.uint8), np.empty(0, np.int32)
+    channels = shape.image[-1]
+    names = tuple(str(j) for j in range(shape.classes))
+    source = Source(
+        data.name, images, labels, images, labels, names, (0.5,) * channels, (0.25,) * channels
+    )
+
+    def whole(counts: np.ndarray) -> tuple[int, ...]:
+        return tuple(counts.tolist())
+
+    return Material(source, whole(kept), images, whole(meta), images, whole(apart), images, '')
+
+
+class Whole(NamedTuple):
+    """A recipe with all that its steps are made of."""
+
+    recipe: Recipe
+    material: Material
+    network: Network
+
+
+def whole(recipe: Recipe) -> Whole:
+    """Builds the network of a recipe, for its data's shape."""
+    data = empty_material(recipe.data, material.meta_source(recipe))
+    return Whole(recipe, data, stage_states.build_network(recipe, data))
+
+
+def first_state(of: Whole, name: str, stage: Stage) -> TrainState:
+    """The shapes of the state that a stage starts from.
+
+    Args:
+        of: the run.
+        name: of the stage.
+        stage: its settings, which may differ from the run's.
+
+    Returns:
+        A state of ``jax.ShapeDtypeStruct``.
+    """
+    current: TrainState | None = None
+    for each, settings in of.recipe.stages.items():
+        used = stage if each == name else settings
+        rebalancer = steps.make_rebalancer(used.meta, of.material.class_counts)
+
+        def first(
+            key: jax.Array, earlier: TrainState | None, used: Stage = used, r: Any = rebalancer
+        ) -> TrainState:
+            return stage_states.first_state(of.network, used, key, of.material, earlier, r)
+
+        current = jax.eval_shape(first, jax.random.key(0), current)
+        if each == name:
+            break
+    assert current is not None
+    return current
+
+
+def bytes_of(tree: PyTree) -> int:
+    """The bytes of the arrays of a tree.
+
+    Example:
+        >>> bytes_of({'w': jax.ShapeDtypeStruct((3, 4), np.float32)})
+        48
+    """
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
