@@ -1,9 +1,19 @@
 """The residual networks for 224 × 224 images."""
 
+import functools
+from typing import Any
+
 import flax.linen as nn
 import jax
+from jax.typing import DTypeLike
 
-from balms_jax.models.layers import batch_norm, convolution, fan_out_init
+from balms_jax.models.layers import (
+    batch_norm,
+    convolution,
+    fan_out_init,
+    image_mean,
+    rematerialised,
+)
 
 
 class BasicBlock(nn.Module):
@@ -11,28 +21,38 @@ class BasicBlock(nn.Module):
 
     planes: int
     stride: int = 1
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[batch, height, width, channels] → [batch, height / stride, width / stride, planes]."""
-        y = nn.relu(batch_norm(train)(_conv(self.planes, 3, self.stride)(x)))
-        y = batch_norm(train)(_conv(self.planes, 3)(y))
-        return nn.relu(y + _shortcut(x, self.planes, self.stride, train))
+        norm = functools.partial(batch_norm, train, self.dtype)
+        y = nn.relu(norm()(_conv(self.planes, 3, self.stride, self.dtype)(x)))
+        y = norm()(_conv(self.planes, 3, 1, self.dtype)(y))
+        return nn.relu(y + _shortcut(self, x, self.planes, train))
 
 
 class Bottleneck(nn.Module):
-    """1 × 1 down to the planes, 3 × 3 with the stride, 1 × 1 up to four times the planes."""
+    """1 × 1 down to the planes, 3 × 3 with the stride, 1 × 1 up to four times the planes.
+
+    In groups, the 3 × 3 has planes · group_width / 64 channels a group.
+    """
 
     planes: int
     stride: int = 1
+    dtype: DTypeLike | None = None
+    groups: int = 1
+    group_width: int = 64
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[batch, height, width, channels] → [batch, height / stride, width / stride, 4 planes]."""
-        y = nn.relu(batch_norm(train)(_conv(self.planes, 1)(x)))
-        y = nn.relu(batch_norm(train)(_conv(self.planes, 3, self.stride)(y)))
-        y = batch_norm(train)(_conv(4 * self.planes, 1)(y))
-        return nn.relu(y + _shortcut(x, 4 * self.planes, self.stride, train))
+        inner = self.planes * self.group_width // 64 * self.groups
+        norm = functools.partial(batch_norm, train, self.dtype)
+        y = nn.relu(norm()(_conv(inner, 1, 1, self.dtype)(x)))
+        y = nn.relu(norm()(_conv(inner, 3, self.stride, self.dtype, self.groups)(y)))
+        y = norm()(_conv(4 * self.planes, 1, 1, self.dtype)(y))
+        return nn.relu(y + _shortcut(self, x, 4 * self.planes, train))
 
 
 LAYOUTS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
@@ -49,34 +69,54 @@ class ImageNetResNet(nn.Module):
 
     Its parameters and its paddings are torchvision's, whose bottlenecks stride at the 3 × 3 (the
     paper's at the first 1 × 1). Depth 50 and width 64 have 25,557,032 parameters with a linear
-    classifier of 1000 classes.
+    classifier of 1000 classes; in 32 groups of width 4 (ResNeXt), 25,028,904.
 
     References:
         He et al., Deep Residual Learning (arXiv 1512.03385), Table 1; depth 10: Liu et al.,
-        Large-Scale Long-Tailed Recognition in an Open World (arXiv 1904.05160), §4.
+        Large-Scale Long-Tailed Recognition in an Open World (arXiv 1904.05160), §4; groups: Xie
+        et al., Aggregated Residual Transformations (arXiv 1611.05431), Table 1.
     """
 
     depth: int = 50
     width: int = 64
+    groups: int = 1
+    group_width: int = 64
+    dtype: DTypeLike | None = None  # of the computation; None: that of images and parameters
+    remat: bool = False  # Whether a block's activations are computed again on the way back.
+
+    @property
+    def width_multiple(self) -> int:
+        """What the width must be a multiple of, so that a group has a whole number of channels."""
+        return 64 // self.group_width
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """[batch, height, width, channels] → features [batch, 8 (of bottlenecks 32) · width]."""
         block, sizes = LAYOUTS[self.depth]
-        x = nn.relu(batch_norm(train)(_conv(self.width, 7, 2)(images)))
+        grouped: dict[str, Any] = {}
+        if self.groups > 1:
+            grouped = {'groups': self.groups, 'group_width': self.group_width}
+        make, count = rematerialised(block, self.remat), 0
+        stem = _conv(self.width, 7, 2, self.dtype)(images)
+        x = nn.relu(batch_norm(train, self.dtype)(stem))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         for group, size in enumerate(sizes):
             for index in range(size):
-                stride = 2 if group and not index else 1
-                x = block(self.width * 2**group, stride)(x, train)
-        return x.mean((1, 2))
+                stride, name = 2 if group and not index else 1, f'{block.__name__}_{count}'
+                settings = {'dtype': self.dtype, 'name': name, **grouped}
+                x = make(self.width * 2**group, stride, **settings)(x, train)
+                count += 1
+        return image_mean(x)
 
 
-def _shortcut(x: jax.Array, channels: int, stride: int, train: bool) -> jax.Array:
-    if stride == 1 and x.shape[-1] == channels:
+def _shortcut(
+    block: BasicBlock | Bottleneck, x: jax.Array, channels: int, train: bool
+) -> jax.Array:
+    if block.stride == 1 and x.shape[-1] == channels:
         return x
-    return batch_norm(train)(_conv(channels, 1, stride)(x))
+    projected = _conv(channels, 1, block.stride, block.dtype)(x)
+    return batch_norm(train, block.dtype)(projected)
 
 
-def _conv(planes: int, size: int, stride: int = 1) -> nn.Conv:
-    return convolution(planes, size, stride, fan_out_init)
+def _conv(planes: int, size: int, stride: int, dtype: DTypeLike | None, groups: int = 1) -> nn.Conv:
+    return convolution(planes, size, stride, fan_out_init, dtype, groups)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from balms_jax import meta_gradients
+from balms_jax import meta_gradients, models
 from balms_jax.data import long_tail
 from balms_jax.estimators import ESTIMATORS
 from balms_jax.rebalancers import ONE_BY_ONE, REBALANCERS
@@ -16,6 +16,7 @@ from balms_jax.training.recipe import (
     META_SOURCES,
     TEST_CLASSIFIERS,
     ConfigError,
+    Model,
     Recipe,
     Stage,
     read,
@@ -96,6 +97,28 @@ def check(recipe: Recipe) -> None:
             value = getattr(value, part)
         if value < 0:
             raise ConfigError(f'{key}: got {value}, wanted at least 0')
+    try:
+        build_network(recipe.model, num_classes=2)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def build_network(model: Model, num_classes: int) -> models.Network:
+    """The network that a recipe names.
+
+    Raises:
+        ValueError: if its settings do not fit each other.
+    """
+    return models.build(
+        model.name,
+        num_classes,
+        width=model.width,
+        classifier=model.classifier,
+        scale=model.scale,
+        experts=model.experts,
+        dtype=model.dtype,
+        remat=model.remat,
+    )
 
 
 def check_against_data(recipe: Recipe, class_counts: tuple[int, ...]) -> None:

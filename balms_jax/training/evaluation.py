@@ -37,33 +37,25 @@ def named_log_priors(
         return {name: np.log(proportions[name]) for name in names}
 
 
-def make_evaluator(
+def make_batch_sums(
     logits: Callable[[PyTree, jax.Array], jax.Array],
     class_counts: tuple[int, ...],
     test_priors: tuple[str, ...],
-    post_hoc_tau: float,
-    batch_size: int,
     temperature: float = 1.0,
-) -> Callable[[PyTree, np.ndarray, np.ndarray, np.ndarray], dict[str, dict[str, Any]]]:
-    """Makes the function that evaluates a network.
+) -> Any:
+    """Compiles what is computed of one batch.
 
     Args:
         logits: (variables, inputs) → ``[batch, classes]``.
-        class_counts: n of the training set, for the shot groups and the priors.
+        class_counts: n of the training set.
         test_priors: names, as in :func:`named_log_priors`.
-        post_hoc_tau: τ of post-hoc logit adjustment by the training prior; 0 for none.
-        batch_size: examples in a compiled call; the last batch is padded and masked.
         temperature: T that the logits are divided by, after any change of prior.
 
     Returns:
-        (variables, inputs, labels, learned log prior) → for each test prior the record of the final
-        evaluation. 'uniform' takes the plain logits (post-hoc adjusted if asked). Any other prior
-        replaces the one that the network has learned, ``[classes]``; its classes' examples weigh as
-        the prior says.
+        The compiled function: (variables, inputs, labels ``[batch]``, weights ``[priors, batch]``,
+        removed log priors ``[priors, classes]``) → :class:`Sums`.
     """
-    log_priors = named_log_priors(test_priors, class_counts)
-    stacked = np.stack([log_priors[name] for name in test_priors])
-    trained = np.asarray(priors.log_prior(np.asarray(class_counts)))
+    stacked = _stacked(test_priors, class_counts)
 
     @jax.jit
     def batch_sums(
@@ -94,6 +86,37 @@ def make_evaluator(
             )
 
         return jax.vmap(under)(jnp.asarray(stacked, raw.dtype), removed, weights)
+
+    return batch_sums
+
+
+def make_evaluator(
+    logits: Callable[[PyTree, jax.Array], jax.Array],
+    class_counts: tuple[int, ...],
+    test_priors: tuple[str, ...],
+    post_hoc_tau: float,
+    batch_size: int,
+    temperature: float = 1.0,
+) -> Callable[[PyTree, np.ndarray, np.ndarray, np.ndarray], dict[str, dict[str, Any]]]:
+    """Makes the function that evaluates a network.
+
+    Args:
+        logits: (variables, inputs) → ``[batch, classes]``.
+        class_counts: n of the training set, for the shot groups and the priors.
+        test_priors: names, as in :func:`named_log_priors`.
+        post_hoc_tau: τ of post-hoc logit adjustment by the training prior; 0 for none.
+        batch_size: examples in a compiled call; the last batch is padded and masked.
+        temperature: T that the logits are divided by, after any change of prior.
+
+    Returns:
+        (variables, inputs, labels, learned log prior) → for each test prior the record of the final
+        evaluation. 'uniform' takes the plain logits (post-hoc adjusted if asked). Any other prior
+        replaces the one that the network has learned, ``[classes]``; its classes' examples weigh as
+        the prior says.
+    """
+    stacked = _stacked(test_priors, class_counts)
+    trained = np.asarray(priors.log_prior(np.asarray(class_counts)))
+    batch_sums = make_batch_sums(logits, class_counts, test_priors, temperature)
 
     def evaluate(
         variables: PyTree,
@@ -170,6 +193,11 @@ def summarise(sums: Sums, class_counts: tuple[int, ...]) -> dict[str, Any]:
 def plain(values: np.ndarray) -> list[float | None]:
     """Numbers for a JSON record; None where there is none."""
     return [float(v) if np.isfinite(v) else None for v in np.asarray(values)]
+
+
+def _stacked(test_priors: tuple[str, ...], class_counts: tuple[int, ...]) -> np.ndarray:
+    log_priors = named_log_priors(test_priors, class_counts)
+    return np.stack([log_priors[name] for name in test_priors])
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from balms_jax import models
 from balms_jax.models import Network
@@ -34,9 +35,14 @@ from balms_jax.training.measures import (
 )
 from balms_jax.training.post_hoc import calibration_temperature, with_test_classifier
 from balms_jax.training.progress import Progress
-from balms_jax.training.recipe import ConfigError, Recipe, Stage
+from balms_jax.training.recipe import ConfigError, Model, Recipe, Stage
 from balms_jax.training.records import Records, WorkdirError
-from balms_jax.training.stage_states import build_network, first_state, open_checkpoints
+from balms_jax.training.stage_states import (
+    build_network,
+    check_weights,
+    first_state,
+    open_checkpoints,
+)
 from balms_jax.training.stages import NonFiniteLossError
 from balms_jax.training.state import TrainState
 from balms_jax.training.takeover import check_stage_1, take_over_stage_1
@@ -115,7 +121,7 @@ def train_together(
     check(recipe)
     _check_alike(runs)
     devices = mesh.data_mesh(recipe.devices, recipe.class_shards)
-    _check_divisible(recipe, devices.shape['data'])
+    check_divisible(recipe, devices.shape['data'])
     material = load_material(recipe)
     check_against_data(recipe, material.class_counts)
     if len(material.class_counts) % recipe.class_shards:
@@ -128,6 +134,8 @@ def train_together(
     for caution in cautions(recipe, material.class_counts):
         progress.say(f'caution: {caution}')
     network = build_network(recipe, material)
+    if left_out := check_weights(recipe, network, material):
+        progress.say(left_out)
     for spec in runs:
         if spec.stage_1_from is not None:
             check_stage_1(spec.stage_1_from, spec.recipe, material)
@@ -144,6 +152,9 @@ def train_together(
 def facts(recipe: Recipe, material: Material, devices: Any, final: TrainState) -> dict[str, Any]:
     """What stands in run.json."""
     metas = [s.meta for s in recipe.stages.values() if s.meta.rebalancer != 'none']
+    weights_facts = {}
+    if material.weights_fingerprint:
+        weights_facts['weights_fingerprint'] = material.weights_fingerprint
     packages = ('balms_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
     return {
         'method': recipe.method,
@@ -153,8 +164,7 @@ def facts(recipe: Recipe, material: Material, devices: Any, final: TrainState) -
         'seed': recipe.seed,
         'subset_seed': recipe.data.seed,
         'recipe': recipe.name,
-        'network': f'{recipe.model.name}, width {recipe.model.width}, '
-        f'{recipe.model.classifier} classifier',
+        'network': _described(recipe.model),
         'parameter_count': models.count_parameters(final.params),
         'class_counts': list(material.class_counts),
         'class_names': list(material.source.class_names),
@@ -162,6 +172,7 @@ def facts(recipe: Recipe, material: Material, devices: Any, final: TrainState) -
         'held_out_examples': sum(material.held_out_counts),
         'selection_rule': 'last epoch',
         'data_fingerprint': material.fingerprint,
+        **weights_facts,
         'device': f'{devices.size} x {devices.devices.flat[0].device_kind}',
         'versions': {
             'python': platform.python_version(),
@@ -172,6 +183,61 @@ def facts(recipe: Recipe, material: Material, devices: Any, final: TrainState) -
             for name, stage in recipe.stages.items()
         ],
     }
+
+
+def _described(model: Model) -> str:
+    words = [model.name, f'width {model.width}', f'{model.classifier} classifier']
+    if model.dtype != 'float32':
+        words.append(model.dtype)
+    if model.remat:
+        words.append('blocks rematerialised')
+    return ', '.join(words)
+
+
+def stage_logits(
+    network: Network, stage: Stage, *, cached: bool, devices: Mesh | None = None
+) -> steps.Logits:
+    """What the stage computes of its inputs: the whole network, or its classifier of features.
+
+    Args:
+        network: the network.
+        stage: what trains.
+        cached: whether the inputs are features.
+        devices: the mesh, which cuts the logits where devices share the classes.
+
+    Returns:
+        (params, batch_stats, inputs, train) → (logits, batch_stats).
+    """
+    whole = whole_network(network)
+
+    def logits(
+        params: PyTree, batch_stats: PyTree, inputs: jax.Array, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        if cached:
+            result = classified(network, params, inputs, train)
+        else:
+            # A frozen backbone is used as at test: its batch statistics do not move.
+            trains = train and stage.trains == 'all'
+            result, batch_stats = whole(params, batch_stats, inputs, trains)
+        if devices is not None and devices.shape['model'] > 1:
+            by_class = mesh.by_class(devices, result.ndim)
+            result = jax.lax.with_sharding_constraint(result, by_class)
+        return result, batch_stats
+
+    return logits
+
+
+def check_divisible(recipe: Recipe, devices: int) -> None:
+    """Raises ConfigError for a batch that cannot be cut evenly over so many devices."""
+    for name, stage in recipe.stages.items():
+        sizes = {f'{name}.batch_size / accumulation': stage.batch_size // stage.accumulation}
+        if stage.accumulation == 1:
+            sizes = {f'{name}.batch_size': stage.batch_size}
+        if stage.meta.rebalancer != 'none':
+            sizes[f'{name}.meta.batch_size'] = stage.meta.batch_size
+        for key, size in sizes.items():
+            if size % devices:
+                raise ConfigError(f'{key}: got {size}, wanted a multiple of the {devices} devices')
 
 
 class _Run(NamedTuple):
@@ -271,7 +337,7 @@ def _run_stage(
     recipe = runs[0][0].recipe
     stage = recipe.stages[name]
     cached = stage.trains != 'all' and stage.features == 'cached'
-    logits = _stage_logits(network, stage, devices, cached=cached)
+    logits = stage_logits(network, stage, cached=cached, devices=devices)
     inputs = [
         stage_inputs(run.recipe, stage, material, network, current, cached=cached)
         for run, current in runs
@@ -281,7 +347,7 @@ def _run_stage(
         read=inputs[0].read,
         class_counts=material.class_counts,
         meta_counts=material.meta_counts,
-        place=lambda batch: jax.lax.with_sharding_constraint(batch, mesh.by_example(devices)),
+        place=mesh.placed_by_example(devices),
     )
     # Features are each run's own, images are the same for all.
     own_inputs = cached and len(runs) > 1
@@ -314,27 +380,6 @@ def _run_stage(
     return stages.run(loop, [current for _, current in runs], kept, interruption, progress)
 
 
-def _stage_logits(network: Network, stage: Stage, devices: Any, *, cached: bool) -> steps.Logits:
-    """What the stage computes of its inputs: the whole network, or its classifier of features."""
-    whole = whole_network(network)
-
-    def logits(
-        params: PyTree, batch_stats: PyTree, inputs: jax.Array, train: bool
-    ) -> tuple[jax.Array, PyTree]:
-        if cached:
-            result = classified(network, params, inputs, train)
-        else:
-            # A frozen backbone is used as at test: its batch statistics do not move.
-            trains = train and stage.trains == 'all'
-            result, batch_stats = whole(params, batch_stats, inputs, trains)
-        if devices.shape['model'] > 1:
-            by_class = mesh.by_class(devices, result.ndim)
-            result = jax.lax.with_sharding_constraint(result, by_class)
-        return result, batch_stats
-
-    return logits
-
-
 def _check_alike(runs: Sequence[RunSpec]) -> None:
     first = flatten(dataclasses.asdict(runs[0].recipe))
     for spec in runs:
@@ -346,13 +391,3 @@ def _check_alike(runs: Sequence[RunSpec]) -> None:
             )
     if len({spec.workdir.resolve() for spec in runs}) < len(runs):
         raise ConfigError('runs: got a work directory twice, wanted one for each run')
-
-
-def _check_divisible(recipe: Recipe, devices: int) -> None:
-    for name, stage in recipe.stages.items():
-        sizes = {f'{name}.batch_size': stage.batch_size}
-        if stage.meta.rebalancer != 'none':
-            sizes[f'{name}.meta.batch_size'] = stage.meta.batch_size
-        for key, size in sizes.items():
-            if size % devices:
-                raise ConfigError(f'{key}: got {size}, wanted a multiple of the {devices} devices')

@@ -1,10 +1,11 @@
-"""The data of a run: a source, the long tail cut out of it, and the meta set."""
+"""What a run is made of: a source, the long tail cut out of it, the meta set, first weights."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from balms_jax.data import long_tail, sources
+from balms_jax.models import weights
 from balms_jax.training.recipe import Data, Recipe
 
 
@@ -20,15 +21,19 @@ class Material:
     held_out_counts: tuple[int, ...]
     held_out_images: np.ndarray  # sorted by class; often none
     fingerprint: str
+    weights: weights.Weights | None = None  # that the network starts from
+    weights_fingerprint: str = ''
 
 
 def load_material(recipe: Recipe) -> Material:
-    """Loads the data set and cuts the long tail out of it.
+    """Loads the data set, cuts the long tail out of it, and loads the weights to start from.
 
     Raises:
         DataNotFoundError: if the data set is not there.
         ValueError: if it does not hold the long tail asked for.
+        WeightsError: if there is no file of weights where the recipe says.
     """
+    first = weights.load(recipe.model.weights) if recipe.model.weights else None
     data = recipe.data
     source = sources.load(data.name, data.data_dir or None, data.download)
     held = np.bincount(source.train_labels, minlength=source.num_classes)
@@ -66,6 +71,8 @@ def load_material(recipe: Recipe) -> Material:
         held_out_counts=_whole(apart),
         held_out_images=held_out[0],
         fingerprint=sources.fingerprint(train[0], kept, source.test_images, source.test_labels),
+        weights=first,
+        weights_fingerprint=weights.fingerprint(first) if first else '',
     )
 
 

@@ -61,6 +61,9 @@ class Model:
 
     name: str = 'digits_net'
     width: int = 0  # Channels of the first convolution; 0: as many as the network usually has.
+    dtype: str = 'float32'  # or bfloat16: what the backbone computes in; parameters are float32
+    weights: str = ''  # A file that models.convert wrote, which stage_1 starts from; '': none.
+    remat: bool = False  # Whether a block's activations are computed again on the way back.
     classifier: str = 'linear'  # or cosine, experts, bilateral
     scale: float = 16.0  # s of the cosine classifier
     experts: int = 3  # of the classifier 'experts': linear ones side by side
@@ -130,6 +133,7 @@ class Stage:
     batch_size: int = 128
     trains: str = 'all'  # or classifier, or scales: one factor for each class's logit
     features: str = 'cached'  # Where only the classifier trains: cached, or recomputed.
+    accumulation: int = 1  # Micro-batches whose gradients make a step; batch norm sees each alone.
     views: int = 1  # Augmented views of each image in the cache.
     loss: Loss = field(default_factory=Loss)
     draws: str = 'shuffled'

@@ -18,11 +18,13 @@ from typing import Any
 from balms_jax.training.checkpoints import describe_differences, flatten
 
 # What may differ between an interrupted run and its resumption.
+# Weights are known by their fingerprint, wherever the file is.
 FREE_KEYS = (
     'class_shards',
     'data.data_dir',
     'data.download',
     'devices',
+    'model.weights',
     'records.keep',
     'records.tensorboard',
     'steps_per_call',

@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from balms_jax import models
-from balms_jax.models import Network
+from balms_jax.models import Network, weights
 from balms_jax.rebalancers import Rebalancer
-from balms_jax.training import cost_schedule, state, steps
+from balms_jax.training import checks, cost_schedule, state, steps
 from balms_jax.training.checkpoints import Checkpoints
-from balms_jax.training.checks import from_config
 from balms_jax.training.material import Material, load_material
 from balms_jax.training.recipe import Recipe, Stage
 from balms_jax.training.records import WorkdirError, identity
@@ -54,12 +52,16 @@ def load_trained(run: Path | str, data_dir: str | None = None, stage: str = '') 
         raise WorkdirError(f'{run}: holds no run ({error})') from error
     if data_dir is not None:
         config['data']['data_dir'] = data_dir
-    recipe = from_config(config)
+    recipe = checks.from_config(config)
     wanted = stage or list(recipe.stages)[-1]
     if wanted not in recipe.stages:
         names = ', '.join(recipe.stages)
         raise WorkdirError(f'stage: got {stage!r}, wanted one of those of {run}: {names}')
-    material = load_material(recipe)
+    # What it started from is known by its fingerprint; the file itself may be gone.
+    without = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, weights=''))
+    material = dataclasses.replace(
+        load_material(without), weights_fingerprint=_weights_fingerprint(run, recipe)
+    )
     network = build_network(recipe, material)
     current: TrainState | None = None
     for name, settings in recipe.stages.items():
@@ -80,14 +82,32 @@ def load_trained(run: Path | str, data_dir: str | None = None, stage: str = '') 
 
 def build_network(recipe: Recipe, material: Material) -> Network:
     """The network that a recipe names, for the classes of its data."""
-    return models.build(
-        recipe.model.name,
-        material.source.num_classes,
-        width=recipe.model.width,
-        classifier=recipe.model.classifier,
-        scale=recipe.model.scale,
-        experts=recipe.model.experts,
-    )
+    return checks.build_network(recipe.model, material.source.num_classes)
+
+
+def check_weights(recipe: Recipe, network: Network, material: Material) -> str:
+    """Whether the network can start from the weights of the recipe, if any.
+
+    Args:
+        recipe: that names the network.
+        network: its functions.
+        material: with the weights.
+
+    Returns:
+        A sentence if their classifier is left out, else nothing.
+
+    Raises:
+        WeightsError: naming what does not fit.
+    """
+    first = material.weights
+    if first is None:
+        return ''
+    if first.network != recipe.model.name:
+        raise weights.WeightsError(
+            f'model.weights: are of {first.network!r}, and model.name is {recipe.model.name!r}'
+        )
+    shapes = jax.eval_shape(network.init, jax.random.key(0), _one_image(material))
+    return weights.check(first, *shapes)
 
 
 def open_checkpoints(workdir: Path, recipe: Recipe, name: str, material: Material) -> Checkpoints:
@@ -96,11 +116,10 @@ def open_checkpoints(workdir: Path, recipe: Recipe, name: str, material: Materia
     stages = list(recipe.stages)
     keys = ['seed', 'data', 'model', *stages[: stages.index(name) + 1]]
     shared = identity({key: config[key] for key in keys})
-    return Checkpoints(
-        workdir / 'checkpoints' / name,
-        keep=recipe.records.keep,
-        identity={**shared, 'data_fingerprint': material.fingerprint},
-    )
+    shared['data_fingerprint'] = material.fingerprint
+    if material.weights_fingerprint:
+        shared['weights_fingerprint'] = material.weights_fingerprint
+    return Checkpoints(workdir / 'checkpoints' / name, keep=recipe.records.keep, identity=shared)
 
 
 def first_state(
@@ -111,12 +130,14 @@ def first_state(
     earlier: TrainState | None,
     rebalancer: Rebalancer | None,
 ) -> TrainState:
-    """The state that a stage starts from: fresh, or made of an earlier stage's last one."""
+    """The state that a stage starts from: fresh, of weights, or of an earlier stage's last one."""
     init_key, step_key = jax.random.split(key)
-    images = jnp.zeros((1, *material.train_images.shape[1:]), jnp.float32)
+    images = _one_image(material)
     if earlier is None:
         trained, batch_stats = jax.jit(network.init)(init_key, images)
         frozen: PyTree = {}
+        if material.weights is not None:
+            trained, batch_stats = weights.start(material.weights, trained, batch_stats)
     else:
         # A copy: the state is donated to its steps, and features may still be read from it.
         params, batch_stats = jax.tree.map(
@@ -137,6 +158,20 @@ def first_state(
         costs = cost_schedule.first_costs(stage, len(material.class_counts))
         return dataclasses.replace(first, psi=costs)
     return first
+
+
+def _one_image(material: Material) -> jax.Array:
+    return jnp.zeros((1, *material.train_images.shape[1:]), jnp.float32)
+
+
+def _weights_fingerprint(run: Path, recipe: Recipe) -> str:
+    """Of the weights that a run started from, as it was recorded."""
+    if not recipe.model.weights:
+        return ''
+    try:
+        return json.loads((run / 'run.json').read_text())['weights_fingerprint']
+    except (KeyError, OSError, ValueError) as error:
+        raise WorkdirError(f'{run}: its run.json names no weights_fingerprint ({error})') from error
 
 
 def _shared_out(

@@ -95,7 +95,7 @@ def test_cosine_logits_are_scaled_cosines():
     assert np.all(np.isfinite(grad))
 
 
-IMAGENET = ('resnet10', 'resnet18', 'resnet50', 'resnet101', 'resnet152')
+IMAGENET = ('resnet10', 'resnet18', 'resnet50', 'resnet101', 'resnet152', 'resnext50')
 
 
 def features_and_logits(name, side, num_classes, width=0):
@@ -113,12 +113,13 @@ def features_and_logits(name, side, num_classes, width=0):
 
 @pytest.mark.parametrize('name', models.NETWORKS)
 def test_features_are_a_multiple_of_the_width(name):
-    """Four times it, but for ImageNet: 8 times, and 32 after bottlenecks."""
-    multiple = {'resnet10': 8, 'resnet18': 8} | dict.fromkeys(IMAGENET[2:], 32)
+    """Four times it, but for ImageNet: 8 times, and 32 after bottlenecks; a token has just it."""
+    multiple = {'resnet10': 8, 'resnet18': 8, 'vit_s_16': 1} | dict.fromkeys(IMAGENET[2:], 32)
     side = {'digits_net': 8} | dict.fromkeys(IMAGENET, 224)
     usual = models.NETWORKS[name].width
-    assert usual == (64 if name in IMAGENET else 16)
-    for given, width in ((0, usual), (4, 4)):
+    assert usual == {'vit_s_16': 384}.get(name, 64 if name in IMAGENET else 16)
+    least = 16 if name == 'resnext50' else 4  # A group of ResNeXt needs a channel.
+    for given, width in ((0, usual), (least, least)):
         features, out, _ = features_and_logits(name, side.get(name, 32), 10, given)
         assert features.shape == (2, multiple.get(name, 4) * width)
         assert out.shape == (2, 10)
@@ -134,10 +135,13 @@ def test_features_are_a_multiple_of_the_width(name):
         ('resnet50', 25_557_032),
         ('resnet101', 44_549_160),
         ('resnet152', 60_192_808),
+        ('resnext50', 25_028_904),
+        # That of DeiT-S, whose parameters are the same.
+        ('vit_s_16', 22_050_664),
     ],
 )
-def test_imagenet_resnets_have_the_published_number_of_parameters(name, count):
-    """torchvision's, with the classifier of 1000 classes."""
+def test_imagenet_networks_have_the_published_number_of_parameters(name, count):
+    """torchvision's where it has the network, with the classifier of 1000 classes."""
     assert models.count_parameters(features_and_logits(name, 224, 1000)[2]) == count
 
 
@@ -223,3 +227,18 @@ def test_unknown_names_are_refused():
         models.build('resnet31', 10)
     with pytest.raises(ValueError, match=r"model\.classifier: got 'mlp', wanted one of linear"):
         models.build('resnet32', 10, classifier='mlp')
+    with pytest.raises(ValueError, match=r"model\.dtype: got 'float16', wanted one of float32"):
+        models.build('resnet32', 10, dtype='float16')
+
+
+def test_settings_that_a_network_does_not_know_are_refused():
+    """A width that leaves a group or a head without a whole number of channels, or no blocks."""
+    for name, width, multiple in (('resnext50', 24, 16), ('vit_s_16', 200, 64)):
+        message = rf'model\.width: got {width} of .{name}., wanted a multiple of {multiple}'
+        with pytest.raises(ValueError, match=message):
+            models.build(name, 10, width=width)
+    with pytest.raises(ValueError, match=r"model\.remat: got True for 'digits_net'"):
+        models.build('digits_net', 10, remat=True)
+    network = models.build('vit_s_16', 10, width=8)
+    with pytest.raises(ValueError, match=r'images: got 8 × 8, wanted multiples of 16'):
+        jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
