@@ -155,8 +155,9 @@ def cautions(recipe: Recipe, class_counts: tuple[int, ...]) -> list[str]:
 def _check_stage(name: str, stage: Stage) -> None:
     if stage.steps < 0:
         raise ConfigError(f'{name}.steps: got {stage.steps}, wanted at least 0')
-    for key in ('batch_size', 'views'):
+    for key in ('batch_size', 'views', 'accumulation'):
         _positive(f'{name}.{key}', getattr(stage, key))
+    _check_accumulation(f'{name}.accumulation', stage)
     _one_of(f'{name}.trains', stage.trains, ('all', 'classifier', 'scales'))
     _check_loss(f'{name}.loss', stage)
     _one_of(f'{name}.features', stage.features, ('cached', 'recomputed'))
@@ -250,6 +251,21 @@ def _check_stage_of_run(name: str, stage: Stage, recipe: Recipe) -> None:
                 f"{name}.meta.rebalancer: got {stage.meta.rebalancer!r} for 'experts', wanted "
                 "'none'"
             )
+
+
+def _check_accumulation(key: str, stage: Stage) -> None:
+    if stage.accumulation == 1:
+        return
+    if stage.batch_size % stage.accumulation:
+        raise ConfigError(
+            f'{key}: got {stage.accumulation}, wanted a divisor of the batch size, '
+            f'{stage.batch_size}'
+        )
+    if stage.meta.rebalancer != 'none' or stage.draws == 'bilateral':
+        raise ConfigError(
+            f'{key}: got {stage.accumulation} beside meta.rebalancer = {stage.meta.rebalancer!r} '
+            f'and draws = {stage.draws!r}, wanted 1: only a plain step is accumulated'
+        )
 
 
 def _check_loss(name: str, stage: Stage) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from balms_jax.data import long_tail, sources
-from balms_jax.models import weights
+from balms_jax.models import weights as weight_files
 from balms_jax.training.recipe import Data, Recipe
 
 
@@ -21,7 +21,7 @@ class Material:
     held_out_counts: tuple[int, ...]
     held_out_images: np.ndarray  # sorted by class; often none
     fingerprint: str
-    weights: weights.Weights | None = None  # that the network starts from
+    weights: weight_files.Weights | None = None  # that the network starts from
     weights_fingerprint: str = ''
 
 
@@ -33,7 +33,7 @@ def load_material(recipe: Recipe) -> Material:
         ValueError: if it does not hold the long tail asked for.
         WeightsError: if there is no file of weights where the recipe says.
     """
-    first = weights.load(recipe.model.weights) if recipe.model.weights else None
+    first = weight_files.load(recipe.model.weights) if recipe.model.weights else None
     data = recipe.data
     source = sources.load(data.name, data.data_dir or None, data.download)
     held = np.bincount(source.train_labels, minlength=source.num_classes)
@@ -72,7 +72,7 @@ def load_material(recipe: Recipe) -> Material:
         held_out_images=held_out[0],
         fingerprint=sources.fingerprint(train[0], kept, source.test_images, source.test_labels),
         weights=first,
-        weights_fingerprint=weights.fingerprint(first) if first else '',
+        weights_fingerprint=weight_files.fingerprint(first) if first else '',
     )
 
 
