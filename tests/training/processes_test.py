@@ -155,11 +155,12 @@ def test_killed_processes_end_the_others_and_the_run_goes_on_bit_identical(two_p
     undisturbed = two_processes if kills == 1 else train(tmp_path / 'whole', 2, 1, steps)
     saves = run / 'checkpoints' / 'stage_1'
     for kill in range(kills):
-        cluster, before = Cluster(run, 2, 1, steps=steps), steps_recorded(run)
+        begun, before = time.time(), steps_recorded(run)
+        cluster = Cluster(run, 2, 1, steps=steps)
+        wait_for(run, lambda n=before: steps_recorded(run) > n)
         if kill % 2:
-            wait_for(run, lambda: any(saves.glob('*tmp*')))
+            wait_for(run, lambda t=begun: any(p.stat().st_mtime > t for p in saves.glob('*tmp*')))
         else:
-            wait_for(run, lambda n=before: steps_recorded(run) != n)
             time.sleep(chance.uniform(0, 0.5))
         killed = chance.randrange(2)
         cluster.processes[killed].kill()
