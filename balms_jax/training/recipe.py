@@ -61,12 +61,12 @@ class Model:
 
     name: str = 'digits_net'
     width: int = 0  # Channels of the first convolution; 0: as many as the network usually has.
-    dtype: str = 'float32'  # or bfloat16: what the backbone computes in; parameters are float32
-    weights: str = ''  # A file that models.convert wrote, which stage_1 starts from; '': none.
-    remat: bool = False  # Whether a block's activations are computed again on the way back.
     classifier: str = 'linear'  # or cosine, experts, bilateral
     scale: float = 16.0  # s of the cosine classifier
     experts: int = 3  # of the classifier 'experts': linear ones side by side
+    dtype: str = 'float32'  # or bfloat16: what the backbone computes in; parameters are float32
+    remat: bool = False  # Whether a block's activations are computed again on the way back.
+    weights: str = ''  # A file that models.convert wrote, which stage_1 starts from; '': none.
 
     def __post_init__(self) -> None:
         # So that a run is known, and recorded, by the number itself.

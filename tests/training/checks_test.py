@@ -27,7 +27,7 @@ def change(key, value):
 @pytest.mark.parametrize(
     ('key', 'value', 'message'),
     [
-        ('stage_1.stepss', 3, r'stage_1\.stepss: no such key; wanted one of averaging, batch_size'),
+        ('stage_1.stepss', 3, r'stage_1\.stepss: no such key; wanted one of accumulation, av'),
         ('stage_1.steps', 0, r'stage_1\.steps: got 0, wanted at least 1'),
         ('stage_1.steps', '3', r"stage_1\.steps: got '3' of type str, wanted int"),
         ('stage_1.steps', True, r'stage_1\.steps: got True of type bool, wanted int'),
