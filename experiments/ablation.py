@@ -11,8 +11,8 @@ Ends in   --folder: a run of every row and seed; --output: page.html, rows.json
 Measures  top-1 accuracy at the last step, on the balanced test set, over seeds
 Expected  Balanced Softmax above softmax by several points, most of it in the tail; decoupled rows
           above end-to-end softmax; BALMS first, as in the paper
-Found     softmax 42.6 ± 2.2, Balanced Softmax 57.1 ± 1.9, BALMS 56.3 ± 1.4, softmax + CBS 61.5 ± 0.5;
-          decoupled Balanced Softmax + CBS far below, at 43.5 (cpu, seeds 0 to 2)
+Found     softmax 42.6 ± 2.2, Balanced Softmax 57.1 ± 1.9, BALMS 56.3 ± 1.4, softmax + CBS
+          61.5 ± 0.5; decoupled Balanced Softmax + CBS far below, at 43.5 (cpu, seeds 0 to 2)
 """
 
 from experiments import ablation_page, published, whole_runs
