@@ -4,6 +4,7 @@ Each process holds some of the devices; the mesh spans them all. Every process r
 program on the same arguments, so what one of them decides, all decide.
 """
 
+import functools
 import hashlib
 import os
 import sys
@@ -115,10 +116,13 @@ def largest(value: int) -> jax.Array:
     Returns:
         ``[]``, int32, once it is there.
     """
-    everywhere = mesh.data_mesh()
     ours = np.full(jax.local_device_count(), value, np.int32)
-    values = jax.make_array_from_process_local_data(mesh.by_example(everywhere), ours)
-    return _largest(values)
+    return _largest(jax.make_array_from_process_local_data(_everywhere(), ours))
+
+
+@functools.cache  # Asked at every step; the devices stay those of the processes.
+def _everywhere() -> jax.sharding.NamedSharding:
+    return mesh.by_example(mesh.data_mesh())
 
 
 _largest = jax.jit(jnp.max)

@@ -137,8 +137,9 @@ def run(
 def _write_metrics(
     of_runs: Sequence[Records], last: int, metrics: dict[str, jax.Array], rates_every: int
 ) -> None:
+    fetched = jax.device_get(metrics)
     for run, records in enumerate(of_runs):
-        values = {name: value[:, run] for name, value in jax.device_get(metrics).items()}
+        values = {name: value[:, run] for name, value in fetched.items()}
         first = last - len(values['loss']) + 1
         scalars = [name for name, value in values.items() if value.ndim == 1]
         vectors = [name for name, value in values.items() if value.ndim == 2]
