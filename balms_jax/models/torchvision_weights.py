@@ -10,7 +10,7 @@ import numpy as np
 from balms_jax.models.imagenet_resnet import LAYOUTS, ImageNetResNet
 from balms_jax.models.networks import NETWORKS, build
 from balms_jax.models.vit import VisionTransformer
-from balms_jax.models.weights import Weights, WeightsError, differences, flatten
+from balms_jax.models.weights import Weights, WeightsError, differences, flatten, nested
 
 PyTree = Any
 # Those that are torchvision's, or of its layout (ResNet-10, ViT-S/16).
@@ -70,13 +70,11 @@ def from_torchvision(
         wanted |= {f'{head}.weight': (classes, features), f'{head}.bias': (classes,)}
     if wrong := differences(arrays, wanted):
         raise WeightsError(f'{name}: {wrong}')
-    trees: dict[str, PyTree] = {'backbone': {}, 'batch_stats': {}, 'classifier': {}}
-    for ours, theirs in keys.items():
-        _put(trees, ours, _to_ours(arrays[theirs]))
+    ours_by_path = {ours: _to_ours(arrays[theirs]) for ours, theirs in keys.items()}
     if f'{head}.weight' in arrays:
         for leaf, their_leaf in (('kernel', 'weight'), ('bias', 'bias')):
-            _put(trees, f'classifier/Dense_0/{leaf}', _to_ours(arrays[f'{head}.{their_leaf}']))
-    return Weights(name, **trees)
+            ours_by_path[f'classifier/Dense_0/{leaf}'] = _to_ours(arrays[f'{head}.{their_leaf}'])
+    return nested(name, ours_by_path)
 
 
 def to_torchvision(weights: Weights) -> dict[str, np.ndarray]:
@@ -165,10 +163,3 @@ def _to_ours(array: np.ndarray) -> np.ndarray:
     if array.ndim == 4:
         array = array.transpose(2, 3, 1, 0)
     return np.ascontiguousarray(array.T if array.ndim == 2 else array, np.float32)
-
-
-def _put(trees: dict[str, PyTree], path: str, array: np.ndarray) -> None:
-    *folders, last = path.split('/')
-    for folder in folders:
-        trees = trees.setdefault(folder, {})
-    trees[last] = array

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 PyTree = Any
 _PARTS = ('backbone', 'batch_stats', 'classifier')
@@ -38,7 +39,7 @@ def save(path: Path | str, weights: Weights) -> None:
     """
     arrays = {'network': np.asarray(weights.network)}
     for part in _PARTS:
-        arrays |= flatten(getattr(weights, part), f'{part}/')
+        arrays |= flatten({part: getattr(weights, part)})
     with open(path, 'wb') as file:  # Given a name, savez may add an ending to it.
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -64,14 +65,13 @@ def load(path: Path | str) -> Weights:
             f'model.weights: {path} is no file of weights ({error}); '
             'python -m balms_jax.models.convert makes one'
         ) from error
-    trees: dict[str, PyTree] = {part: {} for part in _PARTS}
-    for name, array in arrays.items():
-        *folders, last = name.split('/')
-        place = trees
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = array
-    return Weights(network, *(trees[part] for part in _PARTS))
+    return nested(network, arrays)
+
+
+def nested(network: str, arrays: dict[str, np.ndarray]) -> Weights:
+    """Weights of a network from arrays by their path, as :func:`flatten` gives it."""
+    trees = traverse_util.unflatten_dict(arrays, sep='/')
+    return Weights(network, *(trees.get(part, {}) for part in _PARTS))
 
 
 def fingerprint(weights: Weights) -> str:
@@ -85,7 +85,7 @@ def fingerprint(weights: Weights) -> str:
     """
     digest = hashlib.sha256(weights.network.encode())
     for part in _PARTS:
-        for name, array in sorted(flatten(getattr(weights, part), f'{part}/').items()):
+        for name, array in sorted(flatten({part: getattr(weights, part)}).items()):
             digest.update(f'{name} {array.dtype.str} {array.shape}'.encode())
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
@@ -174,27 +174,14 @@ def differences(found: dict[str, Any], wanted: dict[str, tuple[int, ...]]) -> st
     return '; '.join(f'{kind}: {_some(names)}' for kind, names in kinds.items() if names)
 
 
-def flatten(tree: PyTree, prefix: str = '') -> dict[str, Any]:
-    """Leaves by their path.
-
-    Args:
-        tree: nested dictionaries.
-        prefix: of every path.
-
-    Returns:
-        The leaves by the keys on the way to them.
+def flatten(tree: PyTree) -> dict[str, Any]:
+    """Leaves of nested dictionaries by their path.
 
     Example:
         >>> flatten({'Conv_0': {'kernel': 1}})
         {'Conv_0/kernel': 1}
     """
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f'{prefix}{key}/')
-        else:
-            flat[f'{prefix}{key}'] = value
-    return flat
+    return traverse_util.flatten_dict(tree, sep='/')
 
 
 def _some(names: list[str], most: int = 5) -> str:
