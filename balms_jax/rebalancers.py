@@ -30,6 +30,8 @@ class Rebalancer(NamedTuple):
     summary: Callable[[PyTree], dict[str, jax.Array]]  # what the records show of ψ, each [classes]
     log_adjustment: Callable[[PyTree], jax.Array] | None = None
     """ψ → what is added to the logits in training, ``[classes]``; None: nothing"""
+    probabilities: Callable[[PyTree], jax.Array] | None = None
+    """ψ → how often each class is drawn, ``[classes]``; None: the draw does not follow ψ"""
     real_weights: Callable[[PyTree, jax.Array | None, Draw, jax.Array], jax.Array] | None = None
     """(ψ after its step, ∂L_meta/∂z [batch] if the mode makes it, batch, losses [batch]) → w of the
     real step, [batch]; None: the step that was looked through is the real one"""
@@ -80,13 +82,14 @@ def meta_sampler(
         del losses
         return z(psi, draw)
 
-    def summary(psi: jax.Array) -> dict[str, jax.Array]:
-        return {
-            'sampling_rates': sampling.rates(psi),
-            'class_probabilities': sampling.rated_class_probabilities(psi, counts),
-        }
+    def probabilities(psi: jax.Array) -> jax.Array:
+        return sampling.rated_class_probabilities(psi, counts)
 
-    return Rebalancer(sampling.initial_psi(counts, initial_power), draw, weights, summary)
+    def summary(psi: jax.Array) -> dict[str, jax.Array]:
+        return {'sampling_rates': sampling.rates(psi), 'class_probabilities': probabilities(psi)}
+
+    first = sampling.initial_psi(counts, initial_power)
+    return Rebalancer(first, draw, weights, summary, probabilities=probabilities)
 
 
 def meta_reweighter(class_counts: np.ndarray, *, initial_power: float = 0.0) -> Rebalancer:
@@ -333,10 +336,8 @@ def class_balanced_domain_adaptation(
 def _instance_balanced(counts: np.ndarray) -> Callable[[jax.Array, PyTree, int], Draw]:
     def draw(key: jax.Array, psi: PyTree, batch_size: int) -> Draw:
         del psi
-        class_key, example_key = jax.random.split(key)
         probabilities = sampling.class_probabilities(counts)
-        classes = sampling.draw_classes(class_key, probabilities, batch_size)
-        return Draw(sampling.examples_by_class(example_key, classes, counts), classes)
+        return Draw(*sampling.draw_examples(key, probabilities, counts, batch_size))
 
     return draw
 

@@ -392,6 +392,33 @@ def examples_by_class(key: jax.Array, classes: ArrayLike, class_counts: ArrayLik
     return starts[classes] + jax.random.randint(key, size.shape, 0, size, jnp.int32)
 
 
+def draw_examples(
+    key: jax.Array, class_probabilities: ArrayLike, class_counts: ArrayLike, batch_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Draws classes by their probabilities, then an example of each, with replacement.
+
+    Args:
+        key: a PRNG key.
+        class_probabilities: q, ``[classes]``, 0 for every empty class.
+        class_counts: n, ``[classes]``, whole numbers that sum to less than 2³¹.
+        batch_size: how many.
+
+    Returns:
+        Places in the data set sorted by class, and the classes; each ``[batch]``, int32.
+
+    Raises:
+        ValueError: as :func:`draw_classes` and :func:`examples_by_class`.
+
+    Example:
+        >>> examples, classes = draw_examples(jax.random.key(0), [0.0, 1.0], [3, 1], 2)
+        >>> print(examples, classes)
+        [3 3] [1 1]
+    """
+    class_key, example_key = jax.random.split(key)
+    classes = draw_classes(class_key, class_probabilities, batch_size)
+    return examples_by_class(example_key, classes, class_counts), classes
+
+
 def systematic_examples_by_class(
     key: jax.Array, classes: ArrayLike, class_counts: ArrayLike
 ) -> jax.Array:

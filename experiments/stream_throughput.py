@@ -27,9 +27,10 @@ import PIL
 import rich.console
 import rich.table
 
-from balms_jax.data.decoding import RandomResizedCrop, decode
+from balms_jax.data.decoding import CentreCrop, RandomResizedCrop, decode
+from balms_jax.data.image_files import ImageFiles
 from balms_jax.data.list_files import ImageList, read_list_file
-from balms_jax.data.stream_batches import StreamOptions
+from balms_jax.data.stream_draws import shuffled
 from balms_jax.data.streamed import Stream
 
 SETTLE_SECONDS = 2.0
@@ -208,10 +209,12 @@ def main() -> None:
     parser.add_argument('--output', help='where to write the JSON')
     flags = parser.parse_args()
     images = read_list_file(flags.list, flags.root)
-    options = StreamOptions(flags.batch_size, RandomResizedCrop(flags.size), workers=flags.workers)
+    size, count = flags.size, len(images.paths)
+    files = ImageFiles(images, CentreCrop(size, resize=size), RandomResizedCrop(size))
+    draws = shuffled(0, flags.batch_size, count)
     torch = torch_process(images, flags)
     try:
-        with Stream(images, 'shuffled', options) as stream:
+        with Stream(files, draws, workers=flags.workers) as stream:
             runs = {'stream': timed(stream), 'plain Grain': timed(plain_grain(images, flags))}
             if torch is not None:
                 runs['PyTorch DataLoader'] = ordered(torch)

@@ -5,6 +5,7 @@ It needs numpy and Pillow only, and what is random about a crop comes in as a ge
 
 import dataclasses
 import struct
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,11 @@ Transform = Callable[[Image.Image, np.random.Generator], NDArray[np.uint8]]
 
 # What Pillow raises for a file that is no image, is cut off, or claims to be huge.
 CORRUPT = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+CORRUPT_POLICIES = ('error', 'skip')
+
+
+class CorruptImageError(RuntimeError):
+    """An image cannot be decoded; the message names the file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,6 +269,31 @@ class Decoder:
         end = ends[np.searchsorted(ends, drawn, side='right')]
         start = end - self.class_counts[np.searchsorted(ends, drawn, side='right')]
         return np.setdiff1d(np.arange(start, end), failed)
+
+
+def check_corrupt_policy(policy: str) -> None:
+    """Raises ValueError for what is no policy for corrupt images."""
+    if policy not in CORRUPT_POLICIES:
+        raise ValueError(f'corrupt: got {policy!r}, wanted {" or ".join(CORRUPT_POLICIES)}')
+
+
+def check_faults(faults: Sequence[Fault]) -> None:
+    """Warns of images that could not be decoded, by name; once of each.
+
+    Raises:
+        CorruptImageError: if nothing took the place of one.
+    """
+    fatal = [fault for fault in faults if fault.replacement < 0]
+    if fatal:
+        raise CorruptImageError(
+            f'{fatal[0].path}: {fatal[0].message}'
+            + (f'; {len(fatal)} images in all' if len(fatal) > 1 else '')
+        )
+    for fault in faults:
+        warnings.warn(
+            f'{fault.path}: {fault.message}; another image of its class takes its place',
+            stacklevel=2,
+        )
 
 
 def _check_size(size: int) -> None:

@@ -48,6 +48,18 @@ class ImageList:
         """n, ``[classes]``, in examples."""
         return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
 
+    def take(self, places: NDArray[np.integer]) -> 'ImageList':
+        """Some of the files.
+
+        Args:
+            places: which, in an order that keeps them sorted by class.
+
+        Returns:
+            Their list.
+        """
+        paths = tuple(self.paths[place] for place in places)
+        return dataclasses.replace(self, paths=paths, labels=self.labels[places])
+
 
 def read_list_file(
     file: str | os.PathLike[str],
@@ -186,6 +198,44 @@ def read_folders(root: str | os.PathLike[str], extensions: Iterable[str] = EXTEN
     ]
     class_names = [folder.name for folder in folders]
     return _image_list(entries, Path(root), _Options(str(root), None, class_names, 'error'))
+
+
+def read(
+    where: str,
+    root: str | os.PathLike[str],
+    prefixes: Sequence[str] = (),
+    missing: str = 'error',
+) -> ImageList:
+    """Reads which images there are: of a list file, iNaturalist's JSON, or folders.
+
+    Args:
+        where: a folder that holds one folder a class; a file ``*.json``; or any other file, a list
+            of ``path label``. Relative to the root.
+        root: the folder that listed paths are relative to.
+        prefixes: ``'old=new'`` beginnings of listed paths.
+        missing: where a listed file is not there, ``'error'`` or ``'skip'``.
+
+    Returns:
+        The files, sorted by class.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or file, or as the readers.
+        ListFileError: as the readers.
+        ValueError: if a prefix is not of that form, or ``missing`` is no policy.
+    """
+    renamed = {}
+    for prefix in prefixes:
+        old, equals, new = prefix.partition('=')
+        if not equals or not old:
+            raise ValueError(f"prefixes: got {prefix!r}, wanted 'old=new'")
+        renamed[old] = new
+    path = Path(root) / where
+    if path.is_dir():
+        return read_folders(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such list file or folder of images')
+    reader = read_inaturalist_json if path.suffix == '.json' else read_list_file
+    return reader(path, root, prefixes=renamed, missing=missing)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from balms_jax.data import augment
+from balms_jax.data import augment, color_jitter
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -13,7 +13,9 @@ def augmentation(name: str) -> Augmentation:
     """Looks up an augmentation of uint8 images, (key, images) → images, by its config name."""
     augmentations: dict[str, Augmentation] = {
         'none': lambda key, images: images,
+        'flip': augment.random_flip,
         'crop_flip': _crop_and_flip,
+        'flip_jitter': _flip_and_jitter,
         'cifar': augment.cifar_augmentation,
     }
     return augmentations[name]
@@ -37,3 +39,8 @@ def read_features(inputs: jax.Array, examples: jax.Array, key: jax.Array) -> jax
 def _crop_and_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     crop_key, flip_key = jax.random.split(key)
     return augment.random_flip(flip_key, augment.random_crop(crop_key, images))
+
+
+def _flip_and_jitter(key: jax.Array, images: jax.Array) -> jax.Array:
+    flip_key, jitter_key = jax.random.split(key)
+    return color_jitter.color_jitter(jitter_key, augment.random_flip(flip_key, images))

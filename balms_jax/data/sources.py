@@ -1,4 +1,4 @@
-"""Whole data sets in memory: the embedded digits, CIFAR-10 and CIFAR-100.
+"""Data sets: the embedded digits, CIFAR-10 and CIFAR-100 in memory, and any set of image files.
 
 The CIFARs are read from a prepared TensorFlow Datasets folder, without TensorFlow. To download
 and prepare one (170 MB):
@@ -25,6 +25,9 @@ from numpy.typing import NDArray
 
 from balms_jax import extras
 from balms_jax.data import long_tail
+from balms_jax.data.decoding import CentreCrop, RandomResizedCrop
+from balms_jax.data.image_files import ImageFiles, Images
+from balms_jax.data.list_files import ImageList, ListFileError
 
 # The means and standard deviations that most CIFAR-10 code normalises with. (The latter are means
 # over the images of each image's own deviation; over all pixels it would be 0.247, 0.243, 0.262.)
@@ -32,6 +35,10 @@ from balms_jax.data import long_tail
 # uses CIFAR-10's for both, and so do we, to be comparable with its figures.
 _CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 _CIFAR_STD = (0.2023, 0.1994, 0.2010)
+
+# Of ImageNet's training images, which most code normalises photographs with, torchvision's too.
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _DIGITS_TEST_COUNT = 50  # A class; the smallest of the ten classes holds 174 images.
 _DIGITS_TEST_SEED = 0  # Of the split alone: the same test set for every run, whatever its seed.
@@ -43,11 +50,12 @@ class DataNotFoundError(FileNotFoundError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A data set in memory, as it is before a long tail is cut out of it.
+    """A data set as it is before a long tail is cut out of it.
 
     Attributes:
         name: the name :func:`load` knows it by.
-        train_images: ``[examples, height, width, channels]``, uint8, 0 to 255.
+        train_images: ``[examples, height, width, channels]``, uint8, 0 to 255; in files, they are
+            decoded when they are asked for.
         train_labels: ``[examples]``, int32, 0 to C − 1.
         test_images: as ``train_images``.
         test_labels: as ``train_labels``.
@@ -57,9 +65,9 @@ class Source:
     """
 
     name: str
-    train_images: NDArray[np.uint8]
+    train_images: Images
     train_labels: NDArray[np.int32]
-    test_images: NDArray[np.uint8]
+    test_images: Images
     test_labels: NDArray[np.int32]
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
@@ -103,6 +111,53 @@ def load(
     if name in ('cifar10', 'cifar100'):
         return _load_cifar(name, data_dir, download)
     raise ValueError(f'name: got {name!r}, wanted one of digits, cifar10, cifar100')
+
+
+def of_files(
+    name: str,
+    train: ImageList,
+    test: ImageList,
+    *,
+    crop: CentreCrop,
+    varied: RandomResizedCrop | None = None,
+    corrupt: str = 'error',
+    threads: int = 2,
+) -> Source:
+    """Makes a data set of image files; nothing is decoded yet.
+
+    Args:
+        name: what to call it.
+        train: the files to train on.
+        test: those to test on.
+        crop: of the images as at test.
+        varied: of the training images in training.
+        corrupt: as of :class:`ImageFiles`.
+        threads: as of :class:`ImageFiles`.
+
+    Returns:
+        A source whose images are :class:`ImageFiles`, normalised as ImageNet's.
+
+    Raises:
+        ListFileError: if the two name their classes differently.
+    """
+    names = max(train.class_names, test.class_names, key=len)
+    for files in (train, test):
+        if files.class_names != names[: files.num_classes]:
+            raise ListFileError(
+                f'{name}: got training classes {_some(train.class_names)} and test classes '
+                f'{_some(test.class_names)}, wanted the same'
+            )
+    train, test = (dataclasses.replace(files, class_names=names) for files in (train, test))
+    return Source(
+        name=name,
+        train_images=ImageFiles(train, crop, varied, corrupt, threads),
+        train_labels=train.labels,
+        test_images=ImageFiles(test, crop, None, corrupt, threads),
+        test_labels=test.labels,
+        class_names=names,
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+    )
 
 
 def fingerprint(*arrays: NDArray[Any]) -> str:
@@ -151,6 +206,10 @@ def prepare(
     # TFDS' own generator reads the archive through TensorFlow; ours does not.
     builder._split_generators = functools.partial(_cifar_splits, builder, archive)
     builder.download_and_prepare()
+
+
+def _some(names: Sequence[str]) -> str:
+    return f'{", ".join(names[:3])}, … ({len(names)})'
 
 
 def _load_digits() -> Source:

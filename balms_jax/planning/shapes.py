@@ -1,5 +1,6 @@
-"""What a run consists of, as shapes alone: no image is read and no parameter is drawn."""
+"""What a run consists of, as shapes alone: no image is decoded and no parameter is drawn."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -22,13 +23,16 @@ class Shape(NamedTuple):
     image: tuple[int, int, int]  # height, width, channels; uint8
     classes: int
     head: int  # images of the largest class of its long tail, where a config names none
+    factor: float = 1.0  # n_max / n_min of a published list, whose counts a Pareto profile is near
 
 
 SHAPES = {
     'digits': Shape((8, 8, 1), 10, 128),
     'cifar10': Shape((32, 32, 3), 10, 5000),
     'cifar100': Shape((32, 32, 3), 100, 500),
-    'imagenet_lt': Shape((224, 224, 3), 1000, 1280),
+    'imagenet_lt': Shape((224, 224, 3), 1000, 1280, 256.0),
+    'places_lt': Shape((224, 224, 3), 365, 4980, 996.0),
+    'inaturalist18': Shape((224, 224, 3), 8142, 1000, 500.0),
 }
 
 
@@ -53,9 +57,10 @@ def empty_material(data: recipe.Data, of_meta_set: str) -> Material:
     if data.name not in SHAPES:
         raise ConfigError(f'data.name: got {data.name!r}, wanted one of {", ".join(SHAPES)}')
     shape = SHAPES[data.name]
-    counts = long_tail.profile(
-        data.profile, data.head_count or shape.head, shape.classes, data.imbalance_factor
-    )
+    profile, factor, image = data.profile, data.imbalance_factor, shape.image
+    if data.profile == 'given':
+        profile, factor, image = 'pareto', shape.factor, (data.files.size, data.files.size, 3)
+    counts = long_tail.profile(profile, data.head_count or shape.head, shape.classes, factor)
     apart = np.zeros_like(counts)
     if data.held_out:
         is_apart = long_tail.held_out(counts, data.held_out, data.seed)
@@ -63,8 +68,8 @@ def empty_material(data: recipe.Data, of_meta_set: str) -> Material:
         apart = np.bincount(places[is_apart], minlength=counts.size)
     kept = counts - apart
     meta = {'train': kept, 'redraw': counts, 'held_out': apart}[of_meta_set]
-    images, labels = np.empty((0, *shape.image), np.uint8), np.empty(0, np.int32)
-    channels = shape.image[-1]
+    images, labels = np.empty((0, *image), np.uint8), np.empty(0, np.int32)
+    channels = image[-1]
     names = tuple(str(j) for j in range(shape.classes))
     source = Source(
         data.name, images, labels, images, labels, names, (0.5,) * channels, (0.25,) * channels
@@ -86,8 +91,16 @@ class Whole(NamedTuple):
 
 def whole(recipe: Recipe) -> Whole:
     """Builds the network of a recipe, for its data's shape."""
-    data = empty_material(recipe.data, material.meta_source(recipe))
+    if recipe.data.name in SHAPES:
+        data = empty_material(recipe.data, material.meta_source(recipe))
+    else:
+        data = material.load_material(_streamed(recipe))  # Of files: they are listed, not decoded.
     return Whole(recipe, data, stage_states.build_network(recipe, data))
+
+
+def _streamed(recipe: Recipe) -> Recipe:
+    files = dataclasses.replace(recipe.data.files, streamed=True)
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, files=files))
 
 
 def first_state(of: Whole, name: str, stage: Stage) -> TrainState:

@@ -6,14 +6,18 @@ from typing import Any
 
 from balms_jax import meta_gradients, models
 from balms_jax.data import long_tail
+from balms_jax.data.decoding import CORRUPT_POLICIES
+from balms_jax.data.list_files import MISSING_POLICIES
 from balms_jax.estimators import ESTIMATORS
 from balms_jax.rebalancers import ONE_BY_ONE, REBALANCERS
 from balms_jax.training.recipe import (
     AUGMENTATIONS,
     CLASS_WEIGHTS,
+    CROPS,
     DRAWS,
     LOSSES,
     META_SOURCES,
+    SOURCES,
     TEST_CLASSIFIERS,
     ConfigError,
     Model,
@@ -42,16 +46,19 @@ def from_config(config: Mapping[str, Any]) -> Recipe:
 
 def check(recipe: Recipe) -> None:
     """Raises ConfigError, naming the key, for a recipe that cannot be run."""
-    _one_of('data.name', recipe.data.name, ('digits', 'cifar10', 'cifar100'))
-    _one_of('data.profile', recipe.data.profile, tuple(long_tail.PROFILES))
+    _check_files(recipe)
+    _one_of('data.profile', recipe.data.profile, (*long_tail.PROFILES, 'given'))
     if recipe.data.imbalance_factor < 1:
         got = recipe.data.imbalance_factor
         raise ConfigError(f'data.imbalance_factor: got {got:g}, wanted n_max / n_min of at least 1')
     if not 0 <= recipe.data.held_out < 1:
         raise ConfigError(f'data.held_out: got {recipe.data.held_out}, wanted 0 to less than 1')
     _one_of('data.augmentation', recipe.data.augmentation, AUGMENTATIONS)
-    if recipe.data.augmentation == 'cifar' and recipe.data.name == 'digits':
-        raise ConfigError("data.augmentation: got 'cifar' for digits, wanted images of 3 channels")
+    if recipe.data.augmentation in ('cifar', 'flip_jitter') and recipe.data.name == 'digits':
+        raise ConfigError(
+            f'data.augmentation: got {recipe.data.augmentation!r} for digits, wanted images of 3 '
+            'channels'
+        )
     if not recipe.stage_1.steps > 0:
         raise ConfigError(f'stage_1.steps: got {recipe.stage_1.steps}, wanted at least 1')
     if recipe.stage_1.trains != 'all':
@@ -88,6 +95,8 @@ def check(recipe: Recipe) -> None:
         'devices',
         'steps_per_call',
         'data.head_count',
+        'data.files.workers',
+        'data.files.prefetch',
         'model.width',
         'model.experts',
         'evaluation.every',
@@ -152,6 +161,49 @@ def cautions(recipe: Recipe, class_counts: tuple[int, ...]) -> list[str]:
     return said
 
 
+def _check_files(recipe: Recipe) -> None:
+    data, files = recipe.data, recipe.data.files
+    if data.name in SOURCES:
+        if files.train or files.test or files.streamed:
+            raise ConfigError(
+                f'data.files: got some for {data.name!r}, which is not read from such files: '
+                'wanted another data.name'
+            )
+        return
+    for key in ('train', 'test'):
+        if not getattr(files, key):
+            raise ConfigError(
+                f"data.files.{key}: got '' for {data.name!r}, wanted a list or a folder; "
+                f'known without are {", ".join(SOURCES)}'
+            )
+    _one_of('data.files.missing', files.missing, MISSING_POLICIES)
+    _one_of('data.files.corrupt', files.corrupt, CORRUPT_POLICIES)
+    _one_of('data.files.crop', files.crop, CROPS)
+    _positive('data.files.size', files.size)
+    if files.resize < files.size:
+        raise ConfigError(
+            f'data.files.resize: got {files.resize}, wanted at least the size, {files.size}'
+        )
+    if not files.streamed:
+        if files.crop != 'centre':
+            raise ConfigError(
+                f'data.files.crop: got {files.crop!r} of images in memory, wanted '
+                "'centre', or data.files.streamed = True"
+            )
+        return
+    if recipe.steps_per_call > 1:
+        raise ConfigError(
+            f'steps_per_call: got {recipe.steps_per_call} for streamed images, wanted 0 or 1'
+        )
+    for name, stage in recipe.stages.items():
+        if stage.draws == 'bilateral' or (stage.mixup and stage.mixup_partners != 'batch'):
+            raise ConfigError(
+                f'{name}: got draws = {stage.draws!r} and mixup_partners = '
+                f'{stage.mixup_partners!r} for streamed images, whose steps draw one batch: wanted '
+                "others than 'bilateral' and 'class_balanced'"
+            )
+
+
 def _check_stage(name: str, stage: Stage) -> None:
     if stage.steps < 0:
         raise ConfigError(f'{name}.steps: got {stage.steps}, wanted at least 0')
@@ -198,6 +250,17 @@ def _check_stage(name: str, stage: Stage) -> None:
         )
     if stage.mixup:
         raise ConfigError(f'{name}.mixup: got {stage.mixup} beside a rebalancer, wanted 0')
+    if meta.staleness < 0:
+        raise ConfigError(f'{name}.meta.staleness: got {meta.staleness}, wanted at least 0')
+    if meta.staleness and meta.rebalancer != 'meta_sampler':
+        raise ConfigError(
+            f'{name}.meta.staleness: got {meta.staleness} for {meta.rebalancer!r}, whose draws do '
+            'not follow what it learns: wanted 0'
+        )
+    if meta.importance and not meta.staleness:
+        raise ConfigError(
+            f'{name}.meta.importance: got True and meta.staleness = 0, wanted stale draws to weigh'
+        )
     by_example = meta_gradients.MODES[meta.mode].one_step
     if meta.rebalancer in ONE_BY_ONE and not by_example:
         raise ConfigError(
@@ -223,6 +286,11 @@ def _check_stage_of_run(name: str, stage: Stage, recipe: Recipe) -> None:
     if learns and stage.meta.source == 'held_out' and not recipe.data.held_out:
         raise ConfigError(
             f"{name}.meta.source: got 'held_out' and data.held_out = 0, wanted a share above 0"
+        )
+    if learns and stage.meta.source == 'redraw' and recipe.data.profile == 'given':
+        raise ConfigError(
+            f"{name}.meta.source: got 'redraw' and data.profile = 'given', which takes every "
+            "image: wanted 'train' or 'held_out'"
         )
     if stage.loss.name == 'cost_sensitive' and (learns or stage.trains != 'all'):
         raise ConfigError(

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from balms_jax import cost_sensitivity
+from balms_jax.data.image_files import subset
 from balms_jax.models import Network
-from balms_jax.training.inputs import normalised, over_batches
+from balms_jax.training import mesh
+from balms_jax.training.batches import over_batches
+from balms_jax.training.inputs import normalised
 from balms_jax.training.material import Material
 from balms_jax.training.measures import classified, probe
 from balms_jax.training.recipe import Stage
@@ -66,11 +69,13 @@ def make_schedule(material: Material, network: Network) -> Callable[[TrainState]
     def moved(current: TrainState) -> TrainState:
         before: Costs = current.psi
 
-        def of_batch(batch: np.ndarray, start: int) -> tuple[jax.Array, jax.Array]:
+        devices = mesh.of(current.params)
+
+        def of_batch(batch: jax.Array, start: int) -> tuple[jax.Array, jax.Array]:
             return forward(current, batch)
 
-        features, _ = over_batches(of_batch, material.train_images[probes])
-        _, predicted = over_batches(of_batch, material.held_out_images)
+        features, _ = over_batches(of_batch, subset(material.train_images, probes), devices)
+        _, predicted = over_batches(of_batch, material.held_out_images, devices)
         confusion = cost_sensitivity.confusion_rates(predicted, held_out_labels, counts.size)
         error = 1 - jnp.diag(confusion).mean()
         rate = jnp.where(error < before.error, before.rate, before.rate / 2)

@@ -1,15 +1,31 @@
-"""Which examples a step takes, where no rebalancer decides, and which of the meta set."""
+"""Which examples a step takes of the training set, and which of the meta set."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from balms_jax import sampling, shuffling
-from balms_jax.rebalancers import Draw
+from balms_jax.rebalancers import Draw, Rebalancer
 from balms_jax.training.recipe import Meta, Stage
-from balms_jax.training.state import TrainState
+
+PyTree = Any
+# Streams of randomness within a step.
+DRAW, READ, META_DRAW, META_READ, MIX, LOSS = range(6)
+
+
+class Streamed(NamedTuple):
+    """A batch that was drawn and read elsewhere, in place of the data that it is drawn from."""
+
+    inputs: jax.Array  # of the drawn examples, in their order
+    draw: Draw
+
+
+def step_keys(key: jax.Array, step: ArrayLike) -> jax.Array:
+    """The keys of a step's streams of randomness, made of the stage's key."""
+    return jax.random.split(jax.random.fold_in(key, step), 6)
 
 
 def draw_probabilities(stage: Stage, class_counts: tuple[int, ...], step: Any) -> jax.Array:
@@ -31,38 +47,54 @@ def uniform_share(stage: Stage, step: Any) -> jax.Array:
     return 1 - jnp.square(jnp.asarray(step, jnp.float32) / stage.steps)
 
 
-def unlearned(
-    stage: Stage, class_counts: tuple[int, ...], state: TrainState, key: jax.Array
+def of_training_set(
+    stage: Stage,
+    class_counts: tuple[int, ...],
+    rebalancer: Rebalancer | None,
+    key: jax.Array,
+    step: ArrayLike,
+    psi: PyTree = None,
 ) -> Draw:
-    """The draw of a step without a rebalancer."""
+    """The draw of a step: a function of what it is given alone, on whatever device.
+
+    Args:
+        stage: whose settings name the draw.
+        class_counts: n.
+        rebalancer: that draws, or None.
+        key: of the stage, the same at every step.
+        step: steps taken before.
+        psi: ψ that the rebalancer draws at.
+
+    Returns:
+        The batch.
+    """
+    counts, size = np.asarray(class_counts), stage.batch_size
+    within = step_keys(key, step)[DRAW]
+    if rebalancer is not None:
+        return rebalancer.draw(within, psi, size)
     if stage.draws == 'shuffled':
-        return shuffled(stage, class_counts, state)
-    probabilities = draw_probabilities(stage, class_counts, state.step)
-    return independent(key, probabilities, np.asarray(class_counts), stage.batch_size)
+        return shuffled(stage, class_counts, key, step)
+    return Draw(
+        *sampling.draw_examples(within, draw_probabilities(stage, class_counts, step), counts, size)
+    )
 
 
-def shuffled(stage: Stage, class_counts: tuple[int, ...], state: TrainState) -> Draw:
+def shuffled(stage: Stage, class_counts: tuple[int, ...], key: jax.Array, step: ArrayLike) -> Draw:
     """The next examples of an epoch's order."""
-    # The state's own key: the same at every step of the stage.
-    num_examples = sum(class_counts)
-    examples = shuffling.epoch_shuffle(state.key, state.step, stage.batch_size, num_examples)
+    examples = shuffling.epoch_shuffle(key, step, stage.batch_size, sum(class_counts))
     ends = jnp.asarray(np.cumsum(class_counts), jnp.int32)
     classes = jnp.searchsorted(ends, examples, side='right')
     return Draw(examples, classes.astype(jnp.int32))
 
 
-def independent(key: jax.Array, probabilities: jax.Array, counts: np.ndarray, size: int) -> Draw:
-    """Classes by their probabilities, then an example of each, with replacement."""
-    class_key, example_key = jax.random.split(key)
-    classes = sampling.draw_classes(class_key, probabilities, size)
-    return Draw(sampling.examples_by_class(example_key, classes, counts), classes)
-
-
-def of_meta_set(meta: Meta, meta_counts: tuple[int, ...], key: jax.Array) -> Draw:
-    """A class-balanced draw of the meta set."""
+def of_meta_set(meta: Meta, meta_counts: tuple[int, ...], key: jax.Array, step: ArrayLike) -> Draw:
+    """A class-balanced draw of the meta set; arguments as of :func:`of_training_set`."""
     counts, size = np.asarray(meta_counts), meta.batch_size
+    within = step_keys(key, step)[META_DRAW]
     if meta.draws == 'class_balanced':
-        return independent(key, jnp.full(counts.size, 1 / counts.size), counts, size)
-    class_key, example_key = jax.random.split(key)
+        return Draw(
+            *sampling.draw_examples(within, jnp.full(counts.size, 1 / counts.size), counts, size)
+        )
+    class_key, example_key = jax.random.split(within)
     classes = sampling.stratified_classes(class_key, counts.size, size)
     return Draw(sampling.examples_by_class(example_key, classes, counts), classes)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from balms_jax import diagnostics, losses, priors
+from balms_jax.training import mesh
+from balms_jax.training.batches import Inputs, batches
 
 PyTree = Any
 
@@ -97,7 +99,7 @@ def make_evaluator(
     post_hoc_tau: float,
     batch_size: int,
     temperature: float = 1.0,
-) -> Callable[[PyTree, np.ndarray, np.ndarray, np.ndarray], dict[str, dict[str, Any]]]:
+) -> Callable[[PyTree, Inputs, np.ndarray, np.ndarray], dict[str, dict[str, Any]]]:
     """Makes the function that evaluates a network.
 
     Args:
@@ -105,7 +107,8 @@ def make_evaluator(
         class_counts: n of the training set, for the shot groups and the priors.
         test_priors: names, as in :func:`named_log_priors`.
         post_hoc_tau: τ of post-hoc logit adjustment by the training prior; 0 for none.
-        batch_size: examples in a compiled call; the last batch is padded and masked.
+        batch_size: examples in a compiled call, rounded up to a multiple of the devices; the last
+            batch is padded and masked.
         temperature: T that the logits are divided by, after any change of prior.
 
     Returns:
@@ -120,7 +123,7 @@ def make_evaluator(
 
     def evaluate(
         variables: PyTree,
-        inputs: np.ndarray,
+        inputs: Inputs,
         labels: np.ndarray,
         learned_log_prior: np.ndarray,
     ) -> dict[str, dict[str, Any]]:
@@ -131,22 +134,23 @@ def make_evaluator(
         test_counts = np.bincount(labels, minlength=len(class_counts))
         # weight of an example = prior of its class / its share of the test set
         shares = np.exp(stacked) * test_counts.sum() / np.maximum(test_counts, 1)
+        devices = mesh.of(variables)
+        cut = 1 if devices is None else devices.shape['data']
+        size = -(-batch_size // cut) * cut
         total = None
-        for start in range(0, len(labels), batch_size):
-            batch_labels = labels[start : start + batch_size]
-            padding = batch_size - len(batch_labels)
+        for batch in batches(inputs, size, devices):
+            batch_labels = labels[batch.start : batch.start + batch.real]
+            padding = size - batch.real
             weights = np.pad(shares[:, batch_labels], ((0, 0), (0, padding)))
-            batch_inputs = inputs[start : start + batch_size]
-            batch_inputs = np.pad(batch_inputs, [(0, padding)] + [(0, 0)] * (inputs.ndim - 1))
             sums = batch_sums(
                 variables,
-                batch_inputs,
+                batch.inputs,
                 np.pad(batch_labels, (0, padding)),
                 weights.astype(np.float32),
                 removed,
             )
             total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-        total = jax.device_get(total)
+        total = mesh.gathered(total)
         return {
             name: summarise(jax.tree.map(lambda x, i=i: x[i], total), class_counts)
             for i, name in enumerate(test_priors)

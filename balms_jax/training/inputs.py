@@ -8,23 +8,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from balms_jax.data import augment, resident, sources
+from balms_jax.data.image_files import ImageFiles, Images
 from balms_jax.models import Network
+from balms_jax.training import mesh
+from balms_jax.training.batches import Inputs, over_batches
+from balms_jax.training.draws import Streamed
 from balms_jax.training.material import Material
 from balms_jax.training.recipe import Recipe, Stage
 from balms_jax.training.state import TrainState
 
 PyTree = Any
-FEATURE_BATCH = 500
 
 
 class StageInputs(NamedTuple):
-    """The arrays of a stage, sorted by class where they are for training, and how a step reads."""
+    """The data of a stage, sorted by class where they are for training, and how a step reads.
 
-    train: np.ndarray
-    meta: np.ndarray
-    test: np.ndarray
-    probe: np.ndarray  # the training examples once, as at test
-    read: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    Features to train on are ``[views, examples, features]``.
+    """
+
+    train: Inputs
+    meta: Inputs
+    test: Inputs
+    probe: Inputs  # the training examples once, as at test
+    read: Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
 def stage_inputs(
@@ -46,7 +52,7 @@ def stage_inputs(
 
     features = feature_extractor(network, current, recipe, source)
 
-    def views(images: np.ndarray) -> np.ndarray:
+    def views(images: Images) -> np.ndarray:
         return np.stack([features(images, view) for view in range(stage.views)])
 
     train = meta = views(train_images)
@@ -66,8 +72,9 @@ def normalised(inputs: jax.Array, source: sources.Source) -> jax.Array:
 def _image_reader(recipe: Recipe, source: sources.Source) -> Callable[..., jax.Array]:
     augment_images = resident.augmentation(recipe.data.augmentation)
 
-    def read(inputs: jax.Array, examples: jax.Array, key: jax.Array) -> jax.Array:
-        return normalised(augment_images(key, inputs[examples]), source)
+    def read(given: jax.Array | Streamed, examples: jax.Array, key: jax.Array) -> jax.Array:
+        images = given.inputs if isinstance(given, Streamed) else given[examples]
+        return normalised(augment_images(key, images), source)
 
     return read
 
@@ -84,40 +91,26 @@ def feature_extractor(
     seed = jax.random.fold_in(jax.random.key(recipe.seed), 2**20)  # No stage folds in as much.
 
     @jax.jit
-    def plain(images: jax.Array) -> jax.Array:
+    def plain(backbone: PyTree, batch_stats: PyTree, images: jax.Array) -> jax.Array:
         return network.features(backbone, batch_stats, normalised(images, source), False)[0]
 
     @jax.jit
-    def augmented(images: jax.Array, key: jax.Array) -> jax.Array:
+    def augmented(
+        backbone: PyTree, batch_stats: PyTree, images: jax.Array, key: jax.Array
+    ) -> jax.Array:
         inputs = read(images, jnp.arange(images.shape[0]), key)
         return network.features(backbone, batch_stats, inputs, False)[0]
 
-    def features(images: np.ndarray, view: int = 0) -> np.ndarray:
-        def of_batch(batch: np.ndarray, start: int) -> jax.Array:
+    def features(images: Images, view: int = 0) -> np.ndarray:
+        def of_batch(batch: jax.Array, start: int) -> jax.Array:
             if not view:
-                return plain(batch)
-            return augmented(batch, jax.random.fold_in(jax.random.fold_in(seed, view), start))
+                return plain(backbone, batch_stats, batch)
+            key = jax.random.fold_in(jax.random.fold_in(seed, view), start)
+            return augmented(backbone, batch_stats, batch, key)
 
-        return np.asarray(over_batches(of_batch, images))
+        def read_view(places: slice) -> np.ndarray:
+            return images.view(places, view) if isinstance(images, ImageFiles) else images[places]
+
+        return np.asarray(over_batches(of_batch, images, mesh.of(backbone), read_view))
 
     return features
-
-
-def over_batches(of_batch: Callable[[np.ndarray, int], PyTree], images: np.ndarray) -> PyTree:
-    """Puts together what a compiled function gives for equal batches; the last one is padded.
-
-    Args:
-        of_batch: (images ``[FEATURE_BATCH, ...]``, the place of the first) → arrays
-            ``[FEATURE_BATCH, ...]``.
-        images: ``[examples, ...]``.
-
-    Returns:
-        Arrays ``[examples, ...]``.
-    """
-    parts = []
-    for start in range(0, len(images), FEATURE_BATCH):
-        batch = images[start : start + FEATURE_BATCH]
-        padding = [(0, FEATURE_BATCH - len(batch))] + [(0, 0)] * (images.ndim - 1)
-        outputs, real = of_batch(np.pad(batch, padding), start), len(batch)
-        parts.append(jax.tree.map(lambda leaf, n=real: np.asarray(leaf)[:n], outputs))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from balms_jax import models
+from balms_jax.data.decoding import CorruptImageError
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
 from balms_jax.training import mesh, processes, stages, steps
@@ -43,13 +45,21 @@ from balms_jax.training.stage_states import (
     first_state,
     open_checkpoints,
 )
+from balms_jax.training.stage_streams import stage_streams
 from balms_jax.training.stages import NonFiniteLossError
 from balms_jax.training.state import TrainState
 from balms_jax.training.takeover import check_stage_1, take_over_stage_1
 
 PyTree = Any
 # What a run may end in for a reason that its message tells.
-FAILURES = (CheckpointError, NonFiniteLossError, OSError, ValueError, WorkdirError)
+FAILURES = (
+    CheckpointError,
+    CorruptImageError,
+    NonFiniteLossError,
+    OSError,
+    ValueError,
+    WorkdirError,
+)
 META_SETS = {
     'train': 'the training set',
     'redraw': 'a redraw of the long-tailed subset',
@@ -159,7 +169,7 @@ def facts(recipe: Recipe, material: Material, devices: Any, final: TrainState) -
     return {
         'method': recipe.method,
         'dataset': recipe.data.name,
-        'imbalance_factor': recipe.data.imbalance_factor,
+        'imbalance_factor': _imbalance_factor(recipe, material),
         'profile': recipe.data.profile,
         'seed': recipe.seed,
         'subset_seed': recipe.data.seed,
@@ -183,6 +193,14 @@ def facts(recipe: Recipe, material: Material, devices: Any, final: TrainState) -
             for name, stage in recipe.stages.items()
         ],
     }
+
+
+def _imbalance_factor(recipe: Recipe, material: Material) -> float:
+    """Of the profile, or of the classes with examples where they are as given."""
+    if recipe.data.profile != 'given':
+        return recipe.data.imbalance_factor
+    held = [n for n in material.class_counts if n]
+    return max(held) / min(held)
 
 
 def _described(model: Model) -> str:
@@ -247,6 +265,7 @@ class _Run(NamedTuple):
     records: Records
     checkpoints: dict[str, Checkpoints]  # by stage
     done: dict[str, int | None]  # the step of each stage's last checkpoint, as it was opened
+    skipped: Counter[str]  # how often each corrupt image of a stream was replaced, by path
 
 
 def _open(spec: RunSpec, material: Material, opened: contextlib.ExitStack) -> _Run:
@@ -266,7 +285,7 @@ def _open(spec: RunSpec, material: Material, opened: contextlib.ExitStack) -> _R
         opened.callback(each.close)
     done = {name: each.latest_step for name, each in checkpoints.items()}
     records.resume({name: step for name, step in done.items() if step is not None})
-    return _Run(recipe, records, checkpoints, done)
+    return _Run(recipe, records, checkpoints, done, Counter())
 
 
 def _finish(
@@ -275,7 +294,8 @@ def _finish(
     """Evaluates and records a run that has taken its last step."""
     recipe = run.recipe
     final, chosen = with_test_classifier(recipe, material, network, final)
-    run.records.json('run', facts(recipe, material, devices, final) | chosen)
+    replaced = {'replaced_images': dict(run.skipped)} if run.skipped else {}
+    run.records.json('run', facts(recipe, material, devices, final) | chosen | replaced)
     temperature = calibration_temperature(recipe, material, network, final)
     result = final_evaluation(recipe, material, network, final, temperature)
     run.records.json('evaluation', result)
@@ -349,23 +369,15 @@ def _run_stage(
         meta_counts=material.meta_counts,
         place=mesh.placed_by_example(devices),
     )
-    # Features are each run's own, images are the same for all.
-    own_inputs = cached and len(runs) > 1
-
-    def laid_out(arrays: list[np.ndarray]) -> jax.Array:
-        whole = np.stack(arrays) if own_inputs else arrays[0]
-        return mesh.lay_out(devices, whole)
-
-    scans = cached or jax.default_backend() != 'cpu'
+    streams = recipe.data.files.streamed and not cached
+    scans = not streams and (cached or jax.default_backend() != 'cpu')
     loop = stages.Loop(
         name=name,
         stage=stage,
         recipe=recipe,
         step=steps.make_step(task, stage, rebalancer),
-        train_inputs=laid_out([each.train for each in inputs]),
-        meta_inputs=laid_out([each.meta for each in inputs]),
         steps_per_call=recipe.steps_per_call or (SCANNED_STEPS if scans else 1),
-        own_inputs=own_inputs,
+        own_inputs=cached and len(runs) > 1,  # Features are each run's, images are for all.
         between=make_schedule(material, network) if stage.loss.name == 'cost_sensitive' else None,
         epoch=-(-sum(material.class_counts) // stage.batch_size),
     )
@@ -377,11 +389,29 @@ def _run_stage(
         )
         for (run, _), own in zip(runs, inputs, strict=True)
     ]
-    return stages.run(loop, [current for _, current in runs], kept, interruption, progress)
+    states = [current for _, current in runs]
+    if not streams:
+        train, meta = (
+            _laid_out(devices, [getattr(each, of) for each in inputs], apart=loop.own_inputs)
+            for of in ('train', 'meta')
+        )
+        return stages.run(loop, states, lambda state: (train, meta), kept, interruption, progress)
+    skipped = runs[0][0].skipped
+    with stage_streams(
+        recipe, stage, material, rebalancer, devices, states[0], skipped
+    ) as next_batches:
+        return stages.run(loop, states, next_batches, kept, interruption, progress)
+
+
+def _laid_out(devices: Mesh, arrays: Sequence[Any], *, apart: bool) -> jax.Array:
+    """The data of one run for all of them, or stacked those of each."""
+    return mesh.lay_out(devices, np.stack(arrays) if apart else arrays[0])
 
 
 def _check_alike(runs: Sequence[RunSpec]) -> None:
     first = flatten(dataclasses.asdict(runs[0].recipe))
+    if len(runs) > 1 and runs[0].recipe.data.files.streamed:
+        raise ConfigError('data.files.streamed: got True for several runs, wanted one at a time')
     for spec in runs:
         other = {**flatten(dataclasses.asdict(spec.recipe)), 'seed': first['seed']}
         if differences := describe_differences(other, first):

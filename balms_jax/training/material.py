@@ -1,12 +1,16 @@
 """What a run is made of: a source, the long tail cut out of it, the meta set, first weights."""
 
+import dataclasses
+import os
 from dataclasses import dataclass
 
 import numpy as np
 
-from balms_jax.data import long_tail, sources
+from balms_jax.data import image_files, list_files, long_tail, sources
+from balms_jax.data.decoding import CentreCrop, RandomResizedCrop
+from balms_jax.data.image_files import Images, subset
 from balms_jax.models import weights as weight_files
-from balms_jax.training.recipe import Data, Recipe
+from balms_jax.training.recipe import SOURCES, ConfigError, Data, Recipe
 
 
 @dataclass(frozen=True)
@@ -15,11 +19,11 @@ class Material:
 
     source: sources.Source
     class_counts: tuple[int, ...]  # of the training images
-    train_images: np.ndarray  # sorted by class
+    train_images: Images  # sorted by class
     meta_counts: tuple[int, ...]
-    meta_images: np.ndarray  # sorted by class; often the training images
+    meta_images: Images  # sorted by class; often the training images
     held_out_counts: tuple[int, ...]
-    held_out_images: np.ndarray  # sorted by class; often none
+    held_out_images: Images  # sorted by class; often none
     fingerprint: str
     weights: weight_files.Weights | None = None  # that the network starts from
     weights_fingerprint: str = ''
@@ -30,38 +34,45 @@ def load_material(recipe: Recipe) -> Material:
 
     Raises:
         DataNotFoundError: if the data set is not there.
+        ListFileError, FileNotFoundError: if lists of image files are not as they should be.
+        CorruptImageError: if image files that are read at once are not either.
+        ConfigError: if they do not fit into memory.
         ValueError: if it does not hold the long tail asked for.
         WeightsError: if there is no file of weights where the recipe says.
     """
     first = weight_files.load(recipe.model.weights) if recipe.model.weights else None
     data = recipe.data
-    source = sources.load(data.name, data.data_dir or None, data.download)
+    source = _load_source(data)
     held = np.bincount(source.train_labels, minlength=source.num_classes)
-    if data.head_count:
+    if data.profile == 'given':
+        counts = held
+    elif data.head_count:
         counts = long_tail.profile(
             data.profile, data.head_count, source.num_classes, data.imbalance_factor
         )
     else:
         counts = _largest_filled(data, held)
 
-    def subset(seed: int) -> np.ndarray:
+    def drawn(seed: int) -> Images:
         indices = long_tail.long_tailed_subset(
             source.train_labels, counts, seed, source.class_names
         )
-        return source.train_images[indices]
+        return subset(source.train_images, indices)
 
-    images = subset(data.seed)
+    images = drawn(data.seed)
     apart, is_apart = np.zeros_like(counts), np.zeros(len(images), bool)
     if data.held_out:
         is_apart = long_tail.held_out(counts, data.held_out, data.seed)
         apart = np.bincount(np.repeat(np.arange(counts.size), counts)[is_apart])
     kept = counts - apart
-    train, held_out = (images[~is_apart], kept), (images[is_apart], apart)
+    train = (subset(images, np.flatnonzero(~is_apart)), kept)
+    held_out = (subset(images, np.flatnonzero(is_apart)), apart)
     meta = {
         'train': lambda: train,
-        'redraw': lambda: (subset(data.seed + 1), counts),
+        'redraw': lambda: (drawn(data.seed + 1), counts),
         'held_out': lambda: held_out,
     }[meta_source(recipe)]()
+    shown = image_files.identity
     return Material(
         source=source,
         class_counts=_whole(kept),
@@ -70,7 +81,9 @@ def load_material(recipe: Recipe) -> Material:
         meta_images=meta[0],
         held_out_counts=_whole(apart),
         held_out_images=held_out[0],
-        fingerprint=sources.fingerprint(train[0], kept, source.test_images, source.test_labels),
+        fingerprint=sources.fingerprint(
+            shown(train[0]), kept, shown(source.test_images), source.test_labels
+        ),
         weights=first,
         weights_fingerprint=weight_files.fingerprint(first) if first else '',
     )
@@ -82,6 +95,36 @@ def meta_source(recipe: Recipe) -> str:
     if len(wanted) > 1:
         raise ValueError(f'meta.source: got {sorted(wanted)} in one run, wanted one of them')
     return wanted.pop() if wanted else 'train'
+
+
+def _load_source(data: Data) -> sources.Source:
+    if data.name in SOURCES:
+        return sources.load(data.name, data.data_dir or None, data.download)
+    files, root = data.files, data.data_dir or os.curdir
+    source = sources.of_files(
+        data.name,
+        list_files.read(files.train, root, files.prefixes, files.missing),
+        list_files.read(files.test, root, files.prefixes, files.missing),
+        crop=CentreCrop(files.size, files.resize),
+        varied=RandomResizedCrop(files.size) if files.crop == 'random_resized' else None,
+        corrupt=files.corrupt,
+        threads=max(1, files.workers),
+    )
+    return source if files.streamed else _in_memory(source)
+
+
+def _in_memory(source: sources.Source) -> sources.Source:
+    """The source with its images decoded."""
+    parts = (source.train_images, source.test_images)
+    needed = sum(int(np.prod(images.shape)) for images in parts)
+    memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    if needed > memory / 3:  # The long tail is a copy, and the device may be this very memory.
+        raise ConfigError(
+            f'data.files.streamed: got False for images of {needed / 1e9:.1f} GB, which do not '
+            f'fit well into the {memory / 1e9:.1f} GB of memory: wanted True'
+        )
+    train, test = (np.asarray(images[:]) for images in parts)
+    return dataclasses.replace(source, train_images=train, test_images=test)
 
 
 def _whole(counts: np.ndarray) -> tuple[int, ...]:

@@ -8,9 +8,11 @@ import jax
 import numpy as np
 
 from balms_jax import diagnostics, priors
+from balms_jax.data.image_files import subset
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
-from balms_jax.training import draws, evaluation, objectives, steps
+from balms_jax.training import draws, evaluation, mesh, objectives, steps
+from balms_jax.training.batches import over_batches
 from balms_jax.training.inputs import StageInputs, normalised
 from balms_jax.training.material import Material
 from balms_jax.training.recipe import Recipe, Stage
@@ -30,6 +32,7 @@ def stage_evaluation(
     """What is recorded during training: the test set, and the classes' gradient weights."""
     counts, source = np.asarray(material.class_counts), material.source
     places, labels = probe(counts, recipe.evaluation.gradient_examples)
+    probe_inputs = subset(inputs.probe, places)
     evaluator = _evaluator(recipe, material, logits)
     adjustment = functools.partial(_adjustment, stage, counts, rebalancer)
 
@@ -43,9 +46,12 @@ def stage_evaluation(
         learned = learned_log_prior(stage, counts, rebalancer, current)
         result = evaluator(variables, inputs.test, source.test_labels, learned)['uniform']
         del result['confusion_matrix'], result['reliability']
+        probed = over_batches(
+            lambda batch, start: probe_logits(current, batch), probe_inputs, mesh.of(variables)
+        )
         weights = np.asarray(
             diagnostics.effective_gradient_weights(
-                probe_logits(current, inputs.probe[places]),
+                probed,
                 labels,
                 adjustment(current),
                 class_weights=_class_weights(stage, counts, rebalancer, current),

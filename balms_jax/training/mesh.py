@@ -1,9 +1,12 @@
 """Where arrays live: the batch is cut over the devices of all processes, and classes if asked."""
 
+import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -82,6 +85,62 @@ def of_state(mesh: Mesh, state: PyTree) -> PyTree:
         return NamedSharding(mesh, PartitionSpec(*axes, 'model')) if cut else replicated(mesh)
 
     return jax.tree.map_with_path(of_leaf, state)
+
+
+def of(tree: PyTree) -> Mesh | None:
+    """The mesh that arrays are laid out on; None: they are on no mesh."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding):
+            mesh = leaf.sharding.mesh
+            return mesh if isinstance(mesh, Mesh) else None
+    return None
+
+
+def lay_out_rows(
+    mesh: Mesh | None, shape: tuple[int, ...], rows: Callable[[slice], np.ndarray]
+) -> jax.Array:
+    """Cuts a batch over the devices; each process reads only its own rows.
+
+    Args:
+        mesh: of the devices; None: the default one alone.
+        shape: of the whole batch.
+        rows: gives those of a part of the batch.
+
+    Returns:
+        The batch; whole on every device where it cannot be cut evenly.
+    """
+    if mesh is None:
+        return jnp.asarray(rows(slice(0, shape[0])))
+    even = shape[0] % mesh.shape['data'] == 0
+    sharding = by_example(mesh) if even else replicated(mesh)
+    read = functools.cache(lambda start, stop: rows(slice(start, stop)))
+
+    def of_device(index: Any) -> np.ndarray:
+        start, stop, _ = index[0].indices(shape[0])
+        return read(start, stop)
+
+    return jax.make_array_from_callback(shape, sharding, of_device)
+
+
+def own_rows(mesh: Mesh, size: int) -> slice:
+    """The rows of a batch, cut over the devices, that this process holds.
+
+    Raises:
+        ValueError: if they are not consecutive.
+    """
+    held = by_example(mesh).addressable_devices_indices_map((size,)).values()
+    parts = sorted({index[0].indices(size)[:2] for index in held if index is not None})
+    if any(before[1] != after[0] for before, after in itertools.pairwise(parts)):
+        raise ValueError(f'mesh: got rows {parts} in one process, wanted consecutive ones')
+    return slice(parts[0][0], parts[-1][1])
+
+
+def gathered(tree: PyTree) -> PyTree:
+    """Arrays of any layout on a mesh, on the host of every process."""
+    mesh = of(tree)
+    if mesh is not None and jax.process_count() > 1:
+        tree = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    return jax.device_get(tree)
 
 
 def lay_out(mesh: Mesh, tree: PyTree, shardings: PyTree = None) -> PyTree:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from balms_jax import diagnostics, losses, priors
+from balms_jax.data.image_files import Images
 from balms_jax.models import Network
 from balms_jax.models.classifiers import nearest_mean, tau_normalized
 from balms_jax.training.inputs import feature_extractor
@@ -92,7 +93,7 @@ def _examples(
     material: Material,
     network: Network,
     final: TrainState,
-    images: np.ndarray,
+    images: Images,
     counts: tuple[int, ...],
 ) -> Examples:
     features = feature_extractor(network, final, recipe, material.source)(images)

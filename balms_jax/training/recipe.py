@@ -31,7 +31,9 @@ DRAWS = (
     'progressive',
     'bilateral',
 )
-AUGMENTATIONS = ('none', 'crop_flip', 'cifar')
+SOURCES = ('digits', 'cifar10', 'cifar100')  # Any other name is that of a set of files.
+AUGMENTATIONS = ('none', 'flip', 'crop_flip', 'flip_jitter', 'cifar')
+CROPS = ('centre', 'random_resized')
 META_SOURCES = ('train', 'redraw', 'held_out')
 TEST_CLASSIFIERS = ('trained', 'tau_normalized', 'nearest_mean')
 
@@ -41,13 +43,31 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
+class Files:
+    """A data set of image files, and how they become pixels."""
+
+    train: str = ''  # In data_dir: lines of "path label", iNaturalist's JSON, or class folders.
+    test: str = ''
+    prefixes: tuple[str, ...] = ()  # 'old=new' beginnings of the paths that are listed
+    missing: str = 'error'  # Where a listed file is not there; or skip
+    corrupt: str = 'error'  # Where one cannot be decoded; or skip: another of its class instead
+    size: int = 224  # of an image, in pixels
+    resize: int = 256  # of its shorter side, before the central crop
+    crop: str = 'centre'  # of training images; or random_resized
+    streamed: bool = False  # Whether they are decoded while training, or all before it.
+    workers: int = 2  # that decode: processes of a stream, threads elsewhere
+    prefetch: int = 2  # How many batches a stream decodes ahead.
+
+
+@dataclass(frozen=True)
 class Data:
     """Which images, and the long tail that is cut out of them."""
 
     name: str = 'digits'
     data_dir: str = ''
     download: bool = False
-    profile: str = 'exponential'  # or step, pareto
+    files: Files = field(default_factory=Files)
+    profile: str = 'exponential'  # or step, pareto; given: as many as there are
     imbalance_factor: float = 40.0  # n_max / n_min
     head_count: int = 0  # n_max; 0: as many as the largest class holds
     seed: int = 0  # Of the subset, apart from the run's.
@@ -120,6 +140,8 @@ class Meta:
     b2: float = 0.99
     weight_decay: float = 0.0
     mode: str = 'forward_over_reverse'
+    staleness: int = 0  # How many steps before its own a batch is drawn, where draws follow ψ.
+    importance: bool = False  # Whether a stale draw is weighed by today's probabilities over its.
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,16 @@ from typing import Any
 from balms_jax.training.checkpoints import describe_differences, flatten
 
 # What may differ between an interrupted run and its resumption.
-# Weights are known by their fingerprint, wherever the file is.
+# Data and weights are known by their fingerprints, wherever the files are.
 FREE_KEYS = (
     'class_shards',
     'data.data_dir',
     'data.download',
+    'data.files.prefetch',
+    'data.files.prefixes',
+    'data.files.test',
+    'data.files.train',
+    'data.files.workers',
     'devices',
     'model.weights',
     'records.keep',

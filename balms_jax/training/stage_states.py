@@ -153,6 +153,7 @@ def first_state(
         rebalancer.psi if rebalancer else None,
         steps.make_psi_optimizer(stage.meta),
         averages=stage.averaging > 0,
+        staleness=stage.meta.staleness,
     )
     if stage.loss.name == 'cost_sensitive':
         costs = cost_schedule.first_costs(stage, len(material.class_counts))

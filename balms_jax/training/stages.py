@@ -42,8 +42,6 @@ class Loop:
     stage: Stage
     recipe: Recipe  # of any of the runs
     step: steps.Step
-    train_inputs: jax.Array
-    meta_inputs: jax.Array
     steps_per_call: int
     own_inputs: bool = False
     """Whether each of several runs has inputs of its own, stacked."""
@@ -55,6 +53,7 @@ class Loop:
 def run(
     loop: Loop,
     states: Sequence[TrainState],
+    given: Callable[[TrainState], tuple[PyTree, PyTree]],
     kept: Sequence[Kept],
     interruption: Interruption,
     progress: Progress,
@@ -64,6 +63,7 @@ def run(
     Args:
         loop: the stage.
         states: where to start, one a run, all at the same step; donated.
+        given: the state → what its next step, or steps, are given of training and meta set.
         kept: what is kept of each run.
         interruption: tells of a signal.
         progress: shows how far it is.
@@ -104,7 +104,7 @@ def run(
                 boundary = min(boundary, _next(step, loop.epoch))
             whole = step % loop.steps_per_call == 0 and step + loop.steps_per_call <= boundary
             count = loop.steps_per_call if whole else 1
-            state, metrics = run_steps(state, loop.train_inputs, loop.meta_inputs, steps=count)
+            state, metrics = run_steps(state, *given(state), steps=count)
             # The metrics of the call before are fetched while the device is busy with this one.
             settle()
             step += count

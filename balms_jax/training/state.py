@@ -25,11 +25,19 @@ class TrainState:
     psi: PyTree  # None without a rebalancer
     psi_opt_state: PyTree
     average: PyTree = None  # Of (trained, batch_stats) over the steps; None if none is kept.
+    past_psi: PyTree = None  # ψ of the steps before, oldest first, [staleness, ...]; None for 0.
 
     @property
     def params(self) -> dict[str, PyTree]:
         """All parameters of the network."""
         return {**self.frozen, **self.trained}
+
+    @property
+    def drawn_psi(self) -> PyTree:
+        """ψ that this step's batch is drawn at: today's, or that of some steps ago."""
+        if self.past_psi is None:
+            return self.psi
+        return jax.tree.map(lambda leaf: leaf[0], self.past_psi)
 
     @property
     def tested(self) -> 'TrainState':
@@ -50,6 +58,7 @@ def create(
     psi_optimizer: optax.GradientTransformation,
     *,
     averages: bool = False,
+    staleness: int = 0,
 ) -> TrainState:
     """The state that a stage starts from."""
     return TrainState(
@@ -62,7 +71,15 @@ def create(
         psi=psi,
         psi_opt_state=psi_optimizer.init(psi),
         average=jax.tree.map(jnp.copy, (trained, batch_stats)) if averages else None,
+        past_psi=jax.tree.map(lambda leaf: jnp.stack([leaf] * staleness), psi)
+        if staleness
+        else None,
     )
+
+
+def passed(past_psi: PyTree, psi: PyTree) -> PyTree:
+    """The ψ of the steps before, one step later."""
+    return jax.tree.map(lambda past, now: jnp.concatenate([past[1:], now[None]]), past_psi, psi)
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:

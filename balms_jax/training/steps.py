@@ -15,20 +15,21 @@ from balms_jax.data import augment
 from balms_jax.meta_gradients.train_loss import TrainLoss
 from balms_jax.rebalancers import REBALANCERS, Draw, Rebalancer
 from balms_jax.training import draws
+from balms_jax.training.draws import DRAW, LOSS, META_READ, MIX, READ, Streamed, step_keys
 from balms_jax.training.objectives import ExampleLosses, make_example_losses
 from balms_jax.training.recipe import Meta, Optimizer, Stage
-from balms_jax.training.state import TrainState
+from balms_jax.training.state import TrainState, passed
 
 PyTree = Any
 Logits = Callable[[PyTree, PyTree, jax.Array, bool], tuple[jax.Array, PyTree]]
 """(params, batch_stats, inputs, train) → ([batch, classes], batch_stats)"""
 Loss = Callable[[PyTree], tuple[jax.Array, PyTree]]
 """trained → (the loss of a batch, the next batch_stats)"""
-Step = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
 
-# Streams of randomness within a step.
-DRAW, READ, META_DRAW, META_READ, MIX, LOSS = range(6)
-# Within the mixing.
+Given = jax.Array | Streamed
+"""Data that the step draws its batch from, or the batch itself."""
+# Streams of randomness within the mixing.
 PARTNER_DRAW, PARTNER_READ, PARTNER_SHARE = range(3)
 
 
@@ -37,8 +38,8 @@ class Task:
     """What a stage trains on what, as pure functions."""
 
     logits: Logits
-    read: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-    """(resident inputs, places [batch], key) → inputs of the batch, augmented"""
+    read: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    """(what is given, places [batch], key) → inputs of the batch, augmented"""
     class_counts: tuple[int, ...]
     meta_counts: tuple[int, ...]
     place: Callable[[PyTree], PyTree] = lambda batch: batch
@@ -103,9 +104,10 @@ def make_step(task: Task, stage: Stage, rebalancer: Rebalancer | None) -> Step:
         rebalancer: what is learned beside the parameters, or None.
 
     Returns:
-        (state, resident inputs of the training set, of the meta set) → (state, metrics). Metrics
-        are 'loss' (nats), 'learning_rate', and with a rebalancer 'meta_loss' and what it shows of
-        ψ, each ``[classes]``.
+        (state, resident inputs of the training set, of the meta set) → (state, metrics); of either
+        its :class:`draws.Streamed` batch may be given instead. Metrics are 'loss' (nats),
+        'learning_rate', and with a rebalancer 'meta_loss' and what it shows of ψ, each
+        ``[classes]``; where draws are stale, 'staleness' in steps.
     """
     parts = _Parts(
         task,
@@ -128,7 +130,20 @@ class _Parts(NamedTuple):
     schedule: optax.Schedule
     example_losses: ExampleLosses
 
-    def batch(self, draw: Draw, train_inputs: jax.Array, keys: jax.Array) -> Batch:
+    def drawn(self, state: TrainState, given: Given, rebalancer: Rebalancer | None) -> Draw:
+        """The step's examples: of the batch if that is given, else drawn of the data."""
+        if isinstance(given, Streamed):
+            return given.draw
+        return draws.of_training_set(
+            self.stage,
+            self.task.class_counts,
+            rebalancer,
+            state.key,
+            state.step,
+            state.drawn_psi,
+        )
+
+    def batch(self, draw: Draw, train_inputs: Given, keys: jax.Array) -> Batch:
         """The drawn examples, read, augmented and mixed."""
         stage, classes = self.stage, len(self.task.class_counts)
         inputs = self.task.read(train_inputs, draw.examples, keys[READ])
@@ -140,14 +155,16 @@ class _Parts(NamedTuple):
         return self.task.place(Batch(inputs, draw, targets, spared))
 
     def _mixed(
-        self, inputs: jax.Array, targets: jax.Array, train_inputs: jax.Array, key: jax.Array
+        self, inputs: jax.Array, targets: jax.Array, train_inputs: Given, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         stage, counts = self.stage, np.asarray(self.task.class_counts)
         if stage.mixup_partners == 'batch':
             return augment.mixup(key, inputs, targets, stage.mixup)
         keys = jax.random.split(key, 3)
         class_balanced = sampling.class_probabilities(counts, 0.0)
-        balanced = draws.independent(keys[PARTNER_DRAW], class_balanced, counts, len(targets))
+        balanced = Draw(
+            *sampling.draw_examples(keys[PARTNER_DRAW], class_balanced, counts, len(targets))
+        )
         return augment.balanced_mixup(
             keys[PARTNER_SHARE],
             inputs,
@@ -237,11 +254,11 @@ class _Parts(NamedTuple):
 
 def _plain_step(parts: _Parts) -> Step:
     def step(
-        state: TrainState, train_inputs: jax.Array, meta_inputs: jax.Array
+        state: TrainState, train_inputs: Given, meta_inputs: Given
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         del meta_inputs
-        keys = _keys(state)
-        draw = draws.unlearned(parts.stage, parts.task.class_counts, state, keys[DRAW])
+        keys = step_keys(state.key, state.step)
+        draw = parts.drawn(state, train_inputs, None)
         batch = parts.batch(draw, train_inputs, keys)
         if parts.stage.accumulation > 1:
             after, value = parts.descend_in_parts(state, batch)
@@ -257,14 +274,18 @@ def _bilateral_step(parts: _Parts) -> Step:
     task, stage, counts = parts.task, parts.stage, np.asarray(parts.task.class_counts)
 
     def step(
-        state: TrainState, train_inputs: jax.Array, meta_inputs: jax.Array
+        state: TrainState, train_inputs: Given, meta_inputs: Given
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         del meta_inputs
-        keys = _keys(state)
+        keys = step_keys(state.key, state.step)
         reversed_probabilities = sampling.class_probabilities(counts, -1.0)
         both = (
-            draws.shuffled(stage, task.class_counts, state),
-            draws.independent(keys[DRAW], reversed_probabilities, counts, stage.batch_size),
+            draws.shuffled(stage, task.class_counts, state.key, state.step),
+            Draw(
+                *sampling.draw_examples(
+                    keys[DRAW], reversed_probabilities, counts, stage.batch_size
+                )
+            ),
         )
         uniform, reverse = (
             parts.batch(draw, train_inputs, jax.random.split(key, len(keys)))
@@ -301,12 +322,15 @@ def _meta_step(parts: _Parts, rebalancer: Rebalancer) -> Step:
     psi_optimizer, real_weights = make_psi_optimizer(meta), rebalancer.real_weights
 
     def step(
-        state: TrainState, train_inputs: jax.Array, meta_inputs: jax.Array
+        state: TrainState, train_inputs: Given, meta_inputs: Given
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        keys, rate = _keys(state), parts.schedule(state.step)
-        draw = rebalancer.draw(keys[DRAW], state.psi, parts.stage.batch_size)
+        keys, rate = step_keys(state.key, state.step), parts.schedule(state.step)
+        draw = parts.drawn(state, train_inputs, rebalancer)
         batch = parts.batch(draw, train_inputs, keys)
-        meta_draw = draws.of_meta_set(meta, task.meta_counts, keys[META_DRAW])
+        if isinstance(meta_inputs, Streamed):
+            meta_draw = meta_inputs.draw
+        else:
+            meta_draw = draws.of_meta_set(meta, task.meta_counts, state.key, state.step)
         meta_images = task.read(meta_inputs, meta_draw.examples, keys[META_READ])
         meta_batch = task.place((meta_images, meta_draw.classes))
 
@@ -331,6 +355,10 @@ def _meta_step(parts: _Parts, rebalancer: Rebalancer) -> Step:
         updates, psi_opt_state = psi_optimizer.update(out.psi_grad, state.psi_opt_state, state.psi)
         psi = optax.apply_updates(state.psi, updates)
         after, value = replace(state, psi=psi, psi_opt_state=psi_opt_state), out.train_loss
+        stale = {}
+        if meta.staleness:
+            after = replace(after, past_psi=passed(state.past_psi, state.psi))
+            stale = {'staleness': jnp.minimum(state.step, meta.staleness).astype(rate.dtype)}
         if real_weights is None:
             after = parts.after(after, out.params, out.train_aux, out.opt_state)
         else:
@@ -340,6 +368,7 @@ def _meta_step(parts: _Parts, rebalancer: Rebalancer) -> Step:
             'loss': value,
             'meta_loss': out.meta_loss,
             'learning_rate': rate,
+            **stale,
             **rebalancer.summary(psi),
         }
 
@@ -350,9 +379,12 @@ def _train_loss(parts: _Parts, rebalancer: Rebalancer, state: TrainState) -> Tra
     """(trained, ψ, batch) → (the training loss, the next batch statistics)."""
     log_adjustment = rebalancer.log_adjustment
     if log_adjustment is None:
+        correction = _importance(parts, rebalancer, state)
         return meta_gradients.WeightedLosses(
             functools.partial(parts.losses, state),
-            lambda psi, batch, values: rebalancer.weights(psi, batch.draw, values),
+            lambda psi, batch, values: (
+                rebalancer.weights(psi, batch.draw, values) * correction(batch.draw.classes)
+            ),
         )
 
     def adjusted(trained: PyTree, psi: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
@@ -360,6 +392,20 @@ def _train_loss(parts: _Parts, rebalancer: Rebalancer, state: TrainState) -> Tra
         return values.mean(), batch_stats
 
     return adjusted
+
+
+def _importance(
+    parts: _Parts, rebalancer: Rebalancer, state: TrainState
+) -> Callable[[jax.Array], jax.Array | float]:
+    r"""Classes → what corrects a stale draw for its batch's sake, :math:`q_y(\psi) / q_y(\psi')`.
+
+    In expectation the batch then has the loss that one drawn at today's ψ would have.
+    """
+    if not parts.stage.meta.importance:
+        return lambda classes: 1.0
+    assert rebalancer.probabilities is not None
+    ratio = rebalancer.probabilities(state.psi) / rebalancer.probabilities(state.drawn_psi)
+    return lambda classes: jax.lax.stop_gradient(ratio)[classes]
 
 
 def compile_steps(
@@ -384,7 +430,7 @@ def compile_steps(
         step = jax.vmap(step, in_axes=(0, inputs_axis, inputs_axis))
 
     def run(
-        state: TrainState, train_inputs: jax.Array, meta_inputs: jax.Array, steps: int
+        state: TrainState, train_inputs: Given, meta_inputs: Given, steps: int
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         if steps == 1:
             state, metrics = step(state, train_inputs, meta_inputs)
@@ -398,7 +444,3 @@ def compile_steps(
     return jax.jit(
         run, static_argnames='steps', donate_argnames='state', out_shardings=(stays, None)
     )
-
-
-def _keys(state: TrainState) -> jax.Array:
-    return jax.random.split(jax.random.fold_in(state.key, state.step), 6)

@@ -61,8 +61,8 @@ def digits_pool() -> Pool:
         'the pixels themselves',
         source.train_labels,
         np.arange(len(source.train_labels)),
-        pixels(source.train_images),
-        pixels(source.test_images),
+        pixels(source.train_images[:]),
+        pixels(source.test_images[:]),
         source.test_labels,
     )
 

@@ -1,13 +1,10 @@
 """Draws are of the classes that they say, and of the examples of those classes."""
 
-import dataclasses
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from balms_jax.training import draws, recipe, state, steps
+from balms_jax.training import draws, recipe
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 
@@ -15,20 +12,18 @@ COUNTS = (8, 4, 2)
 STEPS = 20
 
 
-def halfway(name):
-    """A stage of the named draws, and a state in the middle of it."""
+def halfway(name, key):
+    """The draw of a stage of the named draws in the middle of it."""
     stage = recipe.Stage(steps=STEPS, batch_size=sum(COUNTS), draws=name)
-    optimizers = steps.make_optimizer(stage.optimizer, STEPS), steps.make_psi_optimizer(stage.meta)
-    current = state.create(jax.random.key(3), {}, {}, {}, optimizers[0], None, optimizers[1])
-    return stage, dataclasses.replace(current, step=jnp.asarray(STEPS // 2, jnp.int32))
+    return draws.of_training_set(stage, COUNTS, None, key, STEPS // 2)
 
 
 @pytest.mark.parametrize('name', recipe.DRAWS)
 def test_draw_probabilities_are_those_of_the_draws(name):
     """The diagnostics use the probabilities, training the draws: they must not drift apart."""
-    stage, current = halfway(name)
+    stage = recipe.Stage(steps=STEPS, draws=name)
     keys = jax.random.split(jax.random.key(0), 60)
-    drawn = jax.vmap(lambda key: draws.unlearned(stage, COUNTS, current, key).classes)(keys)
+    drawn = jax.vmap(lambda key: halfway(name, key).classes)(keys)
     share = np.bincount(drawn.ravel(), minlength=3) / drawn.size
     np.testing.assert_allclose(
         share, draws.draw_probabilities(stage, COUNTS, STEPS // 2), atol=0.06
@@ -39,8 +34,7 @@ def test_draw_probabilities_are_those_of_the_draws(name):
 def test_a_draws_labels_are_its_examples_labels(name):
     """Data are sorted by class; a wrong boundary would train on wrong labels."""
     labels = np.repeat(np.arange(3), COUNTS)
-    stage, current = halfway(name)
-    draw = draws.unlearned(stage, COUNTS, current, jax.random.key(5))
+    draw = halfway(name, jax.random.key(5))
     np.testing.assert_array_equal(labels[draw.examples], draw.classes)
 
 
@@ -48,7 +42,7 @@ def test_a_draws_labels_are_its_examples_labels(name):
 def test_a_meta_batch_is_class_balanced(name):
     """The meta loss stands for a balanced test set, whatever the meta set's own counts."""
     meta = recipe.Meta(draws=name, batch_size=900)
-    draw = draws.of_meta_set(meta, COUNTS, jax.random.key(0))
+    draw = draws.of_meta_set(meta, COUNTS, jax.random.key(0), 0)
     labels = np.repeat(np.arange(3), COUNTS)
     np.testing.assert_array_equal(labels[draw.examples], draw.classes)
     each = np.bincount(draw.classes, minlength=3)

@@ -1,0 +1,202 @@
+"""Training from files is training from memory: the same draws, pixels and states, bit for bit."""
+
+import dataclasses
+import json
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from balms_jax.training import checks, interruption, job, recipe, records
+from balms_jax.training.material import load_material
+from balms_jax.training.recipe import ConfigError
+
+pytestmark = pytest.mark.usefixtures('standard_promotion')
+
+COUNTS = (20, 8, 4)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Small PNGs, each class of its own brightness, and their lists."""
+    root = tmp_path_factory.mktemp('files')
+    rng = np.random.default_rng(0)
+    for part, counts in (('train', COUNTS), ('test', (4, 4, 4))):
+        lines = []
+        for j, count in enumerate(counts):
+            (root / part / str(j)).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(60 * j, 60 * j + 90, (10, 12, 3), np.uint8)
+                Image.fromarray(pixels).save(root / part / str(j) / f'{i}.png')
+                lines.append(f'{part}/{j}/{i}.png {j}\n')
+        (root / f'{part}.txt').write_text(''.join(lines))
+    return root
+
+
+def recipe_of(folder, *, streamed, rebalancer='none', steps=6, files=None, devices=1, **meta):
+    wanted = {'crop': 'centre', 'workers': 0} | (files or {})
+    data = recipe.Data(
+        name='squares',
+        data_dir=str(folder),
+        profile='given',
+        augmentation='crop_flip',
+        files=recipe.Files(
+            train='train.txt', test='test.txt', size=8, resize=8, streamed=streamed, **wanted
+        ),
+    )
+    return recipe.Recipe(
+        devices=devices,
+        data=data,
+        model=recipe.Model(name='digits_net', width=4),
+        stage_1=recipe.Stage(
+            steps=steps,
+            batch_size=8,
+            meta=recipe.Meta(rebalancer=rebalancer, batch_size=8, **meta),
+        ),
+        evaluation=recipe.Evaluation(every=3),
+        records=recipe.Records(checkpoint_every=3, tensorboard=False),
+    )
+
+
+def trained(workdir, wanted):
+    """The records of a run, and its metrics line by line."""
+    result = job.train(wanted, workdir)
+    return result['uniform'], (workdir / 'metrics.jsonl').read_text()
+
+
+@pytest.mark.parametrize(
+    ('rebalancer', 'meta'),
+    [
+        ('none', {'devices': 8}),
+        ('meta_reweighter', {}),
+        ('meta_sampler', {}),
+        ('meta_sampler', {'staleness': 2}),
+        ('meta_sampler', {'staleness': 2, 'importance': True}),
+    ],
+)
+def test_streamed_training_is_resident_training(folder, tmp_path, rebalancer, meta):
+    """Without a random crop the two see the same pixels, so every loss must be the same."""
+    runs = [
+        trained(
+            tmp_path / str(streamed),
+            recipe_of(folder, streamed=streamed, rebalancer=rebalancer, learning_rate=0.5, **meta),
+        )
+        for streamed in (False, True)
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_stale_draws_are_those_of_the_psi_of_earlier_steps(folder, tmp_path):
+    """At the first steps nothing is stale yet; then the batch differs, and says how stale it is."""
+    lines = {}
+    for staleness in (0, 2):
+        wanted = recipe_of(
+            folder,
+            streamed=False,
+            rebalancer='meta_sampler',
+            learning_rate=2.0,
+            staleness=staleness,
+            steps=12,
+        )
+        _, metrics = trained(tmp_path / str(staleness), wanted)
+        steps = [json.loads(line) for line in metrics.splitlines()]
+        lines[staleness] = [line for line in steps if line['kind'] == 'train']
+    assert [line['staleness'] for line in lines[2]][:4] == [0, 1, 2, 2]
+    losses = {s: [line['loss'] for line in lines[s]] for s in lines}
+    assert losses[0][0] == losses[2][0]
+    assert losses[0] != losses[2]
+
+
+@pytest.mark.parametrize('staleness', [0, 2])
+def test_a_stopped_stream_goes_on_with_the_same_batches(folder, tmp_path, staleness, monkeypatch):
+    """The state is all there is to keep: batches that were drawn ahead are drawn again."""
+    wanted = recipe_of(
+        folder,
+        streamed=True,
+        rebalancer='meta_sampler',
+        learning_rate=0.5,
+        staleness=staleness,
+        files={'crop': 'random_resized'},
+    )
+    whole = trained(tmp_path / 'whole', wanted)
+    answers = iter([0] * 3 + [signal.SIGTERM])
+    with monkeypatch.context() as patched:
+        patched.setattr(interruption.Interruption, 'agreed', lambda self: next(answers))
+        with pytest.raises(interruption.Interrupted):
+            job.train(wanted, tmp_path / 'stopped')
+    assert trained(tmp_path / 'stopped', wanted) == whole
+
+
+def test_worker_processes_change_nothing_that_is_trained(folder, tmp_path):
+    """They decode what they are told to."""
+    runs = [
+        trained(
+            tmp_path / str(workers),
+            recipe_of(folder, streamed=True, files={'workers': workers, 'crop': 'random_resized'}),
+        )
+        for workers in (0, 2)
+    ]
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.filterwarnings('ignore:.*takes its place')
+def test_replaced_images_are_counted_in_the_record(folder, tmp_path):
+    """A page's reader must learn what was not trained on."""
+    (folder / 'train' / '0' / 'broken.png').write_text('no image')
+    listed = (folder / 'train.txt').read_text() + 'train/0/broken.png 0\n'
+    (folder / 'broken.txt').write_text(listed)
+    with_broken = recipe_of(folder, streamed=True, files={'corrupt': 'skip'}, steps=8)
+    files = dataclasses.replace(with_broken.data.files, train='broken.txt')
+    data = dataclasses.replace(with_broken.data, files=files)
+    job.train(dataclasses.replace(with_broken, data=data), tmp_path)
+    replaced = json.loads((tmp_path / 'run.json').read_text())['replaced_images']
+    assert [path.endswith('broken.png') for path in replaced] == [True]
+
+
+def test_a_decoupled_run_decodes_for_its_second_stage_once(folder, tmp_path):
+    """Features are cached: stage 2 is resident, whatever stage 1 was."""
+    wanted = recipe_of(folder, streamed=True)
+    stage_2 = dataclasses.replace(
+        wanted.stage_1,
+        trains='classifier',
+        views=2,
+        meta=dataclasses.replace(wanted.stage_1.meta, rebalancer='meta_sampler'),
+    )
+    result, metrics = trained(tmp_path, dataclasses.replace(wanted, stage_2=stage_2))
+    assert 0 <= result['top1'] <= 1
+    assert 'stage_2' in metrics
+
+
+def test_a_set_of_files_is_read_as_it_is(folder):
+    """Classes keep all their images, and the facts tell the imbalance that they have."""
+    material = load_material(recipe_of(folder, streamed=True))
+    assert material.class_counts == COUNTS
+    assert material.train_images.shape == (32, 8, 8, 3)
+    in_memory = load_material(recipe_of(folder, streamed=False))
+    np.testing.assert_array_equal(material.train_images[:], in_memory.train_images)
+    np.testing.assert_array_equal(material.source.test_images[:], in_memory.source.test_images)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'train': ''}, "data.files.train: got ''"),
+        ({'crop': 'random_resized'}, 'data.files.crop'),
+        ({'corrupt': 'ignore'}, 'data.files.corrupt'),
+        ({'size': 9}, 'data.files.resize'),
+        ({'workers': -1}, 'data.files.workers'),
+    ],
+)
+def test_settings_of_files_that_do_not_fit_are_refused(folder, changes, message):
+    """By the key, before an image is read."""
+    wanted = recipe_of(folder, streamed=False)
+    files = dataclasses.replace(wanted.data.files, **changes)
+    data = dataclasses.replace(wanted.data, files=files)
+    with pytest.raises(ConfigError, match=message):
+        checks.check(dataclasses.replace(wanted, data=data))
+
+
+def test_files_may_move_between_two_runs():
+    """A run is known by its data's fingerprint, not by where they lie."""
+    assert {'data.data_dir', 'data.files.train', 'data.files.workers'} <= set(records.FREE_KEYS)
