@@ -54,7 +54,14 @@ METHOD_NAMES = {
     'balanced_softmax_mixup': 'Balanced Softmax + mixup',
     'balanced_softmax_smoothing': 'Balanced Softmax + smoothing',
 }
-DATASET_NAMES = {'cifar10': 'CIFAR-10', 'cifar100': 'CIFAR-100', 'digits': 'digits'}
+DATASET_NAMES = {
+    'cifar10': 'CIFAR-10',
+    'cifar100': 'CIFAR-100',
+    'digits': 'digits',
+    'imagenet_lt': 'ImageNet',
+    'places_lt': 'Places',
+    'tiny_imagenet_lt': 'Tiny-ImageNet',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,9 +237,10 @@ def markdown_table(rows: Sequence[dict[str, str]]) -> str:
 
 def dataset_label(run: Run) -> str:
     """The long-tailed data set in words, such as 'CIFAR-10-LT, imbalance factor 100'."""
-    name = DATASET_NAMES.get(run.facts['dataset'], run.facts['dataset'])
+    dataset = run.facts['dataset']
+    name = f'{DATASET_NAMES[dataset]}-LT' if dataset in DATASET_NAMES else dataset
     factor = run.facts.get('imbalance_factor')
-    return f'{name}-LT' + (f', imbalance factor {factor:g}' if factor else '')
+    return name + (f', imbalance factor {factor:g}' if factor else '')
 
 
 def in_words(names: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from balms_jax.training import processes
 
@@ -18,10 +19,13 @@ STEPS = 12
 BOUND = 120  # seconds that any process may take, on a busy machine
 
 
+DIGITS = ('configs/digits_lt.py:method=balms_end_to_end',)
+
+
 class Cluster:
     """Processes of one run, started by the command that users type."""
 
-    def __init__(self, workdir, count, devices, seeds=(0, 0), steps=STEPS):
+    def __init__(self, workdir, count, devices, seeds=(0, 0), steps=STEPS, config=DIGITS):
         with socket.socket() as free:
             free.bind(('localhost', 0))
             port = free.getsockname()[1]
@@ -33,7 +37,7 @@ class Cluster:
             subprocess.Popen(
                 [
                     *(sys.executable, '-m', 'balms_jax', '--workdir', str(workdir)),
-                    *('--config', 'configs/digits_lt.py:method=balms_end_to_end'),
+                    *('--config', *config),
                     f'--config.stage_1.steps={steps}',
                     '--config.stage_1.batch_size=16',
                     '--config.stage_1.meta.batch_size=16',
@@ -65,16 +69,16 @@ class Cluster:
         return [process.returncode for process in self.processes], outputs
 
 
-def train(workdir, count, devices, steps=STEPS):
-    codes, outputs = Cluster(workdir, count, devices, steps=steps).ends()
+def train(workdir, count, devices, **options):
+    codes, outputs = Cluster(workdir, count, devices, **options).ends()
     assert codes == [0] * count, outputs
     return workdir
 
 
-def final_arrays(workdir, step=STEPS):
+def final_arrays(workdir, step=STEPS, stage='stage_1'):
     import orbax.checkpoint as ocp
 
-    folder = workdir / 'checkpoints' / 'stage_1' / str(step)
+    folder = workdir / 'checkpoints' / stage / str(step)
     with ocp.StandardCheckpointer() as reader:
         whole = jax_arrays_of(reader, folder / 'state')
     return {name: np.asarray(value) for name, value in whole.items()}
@@ -152,7 +156,7 @@ def test_killed_processes_end_the_others_and_the_run_goes_on_bit_identical(two_p
     """
     kills, chance = int(os.environ.get('BALMS_JAX_KILLS', '1')), random.Random(0)
     steps, run = STEPS * kills, tmp_path / 'run'
-    undisturbed = two_processes if kills == 1 else train(tmp_path / 'whole', 2, 1, steps)
+    undisturbed = two_processes if kills == 1 else train(tmp_path / 'whole', 2, 1, steps=steps)
     saves = run / 'checkpoints' / 'stage_1'
     for kill in range(kills):
         begun, before = time.time(), steps_recorded(run)
@@ -168,11 +172,41 @@ def test_killed_processes_end_the_others_and_the_run_goes_on_bit_identical(two_p
         assert codes[killed] == -signal.SIGKILL
         assert codes[1 - killed] not in (0, 128 + signal.SIGTERM), outputs
         assert 'rror' in outputs[1 - killed], outputs
-    train(run, 2, 1, steps)
+    train(run, 2, 1, steps=steps)
     wanted = final_arrays(undisturbed, steps)
     for name, value in final_arrays(run, steps).items():
         np.testing.assert_array_equal(value, wanted[name], err_msg=name)
     assert (run / 'metrics.jsonl').read_text() == (undisturbed / 'metrics.jsonl').read_text()
+
+
+def test_processes_that_decode_their_own_rows_train_alike(tmp_path):
+    """Streamed images, features that are extracted over the mesh, and evaluation: each process
+    reads its part, and together they are what one process computes.
+    """
+    rng = np.random.default_rng(0)
+    for part, counts in (('train', (16, 8)), ('test', (4, 4))):
+        for j, count in enumerate(counts):
+            (tmp_path / part / f'class_{j}').mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(90 * j, 90 * j + 120, (10, 12, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / f'class_{j}' / f'{i}.png')
+    config = (
+        'configs/custom_lt.py:train=train,test=test,size=8,network=digits_net,method=balms,batch_size=16',
+        f'--config.data.data_dir={tmp_path}',
+        '--config.data.files.streamed',
+        '--config.data.files.crop=random_resized',
+        '--config.data.files.workers=1',
+        f'--config.stage_1.optimizer.warmup_steps={STEPS // 2}',
+        f'--config.stage_2.steps={STEPS}',
+        '--config.stage_2.views=2',
+    )
+    runs = [train(tmp_path / str(count), count, 2 // count, config=config) for count in (1, 2)]
+    ours, theirs = (final_arrays(run, stage='stage_2') for run in runs)
+    assert any('psi' in name for name in ours)
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, theirs[name], rtol=2e-3, atol=2e-4, err_msg=name)
+    finals = [json.loads((run / 'evaluation.json').read_text())['uniform'] for run in runs]
+    assert finals[0]['confusion_matrix'] == finals[1]['confusion_matrix']
 
 
 def test_processes_that_were_given_different_configs_are_refused(tmp_path):
