@@ -34,7 +34,7 @@ def convolution(
 
 
 def batch_norm(train: bool, dtype: DTypeLike | None = None) -> nn.BatchNorm:
-    """Under jit over a mesh its statistics are those of the global batch.
+    """Under jit over a mesh its statistics are those of the global batch, in shard_map the share's.
 
     Statistics and normalisation are float32; what comes out is rounded to the dtype.
     """

@@ -101,9 +101,11 @@ def _train(of: shapes.Whole, name: str, kind: str, target: Target) -> Any:
     stage = settings if kind == 'meta' else plain_stage(settings)
     state = shapes.first_state(of, name, stage)
     cached = stage.trains != 'all' and stage.features == 'cached'
-    source, counts = of.material.source, of.material.class_counts
+    source, counts, network = of.material.source, of.material.class_counts, of.network
+    if of.recipe.model.batch_norm == 'device':
+        network = mesh.normalised_by_device(target.mesh, network)
     task = steps.Task(
-        logits=job.stage_logits(of.network, stage, cached=cached),
+        logits=job.stage_logits(network, stage, cached=cached),
         read=lambda batch, examples, key: inputs.normalised(batch, source),
         class_counts=counts,
         meta_counts=of.material.meta_counts,

@@ -12,6 +12,7 @@ from balms_jax.estimators import ESTIMATORS
 from balms_jax.rebalancers import ONE_BY_ONE, REBALANCERS
 from balms_jax.training.recipe import (
     AUGMENTATIONS,
+    BATCH_NORMS,
     CLASS_WEIGHTS,
     CROPS,
     DRAWS,
@@ -59,6 +60,7 @@ def check(recipe: Recipe) -> None:
             f'data.augmentation: got {recipe.data.augmentation!r} for digits, wanted images of 3 '
             'channels'
         )
+    _one_of('model.batch_norm', recipe.model.batch_norm, BATCH_NORMS)
     if not recipe.stage_1.steps > 0:
         raise ConfigError(f'stage_1.steps: got {recipe.stage_1.steps}, wanted at least 1')
     if recipe.stage_1.trains != 'all':
@@ -291,6 +293,15 @@ def _check_stage_of_run(name: str, stage: Stage, recipe: Recipe) -> None:
         raise ConfigError(
             f"{name}.meta.source: got 'redraw' and data.profile = 'given', which takes every "
             "image: wanted 'train' or 'held_out'"
+        )
+    if (
+        learns
+        and stage.meta.mode == 'ghost_product'
+        and (stage.trains, recipe.model.batch_norm) == ('all', 'device')
+    ):
+        raise ConfigError(
+            f"{name}.meta.mode: got 'ghost_product', which wants examples that do not meet, beside "
+            "model.batch_norm = 'device', where those of a device do: wanted another mode"
         )
     if stage.loss.name == 'cost_sensitive' and (learns or stage.trains != 'all'):
         raise ConfigError(

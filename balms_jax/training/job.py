@@ -144,6 +144,8 @@ def train_together(
     for caution in cautions(recipe, material.class_counts):
         progress.say(f'caution: {caution}')
     network = build_network(recipe, material)
+    if recipe.model.batch_norm == 'device':
+        network = mesh.normalised_by_device(devices, network)
     if left_out := check_weights(recipe, network, material):
         progress.say(left_out)
     for spec in runs:
@@ -209,6 +211,8 @@ def _described(model: Model) -> str:
         words.append(model.dtype)
     if model.remat:
         words.append('blocks rematerialised')
+    if model.batch_norm != 'global':
+        words.append(f'batch norm by {model.batch_norm}')
     return ', '.join(words)
 
 

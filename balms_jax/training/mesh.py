@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from balms_jax.models import Network
+
 PyTree = Any
 
 
@@ -61,6 +63,43 @@ def by_example(mesh: Mesh) -> NamedSharding:
 def placed_by_example(mesh: Mesh) -> Callable[[PyTree], PyTree]:
     """Gives the function that cuts a batch over the devices within a compiled step."""
     return lambda batch: jax.lax.with_sharding_constraint(batch, by_example(mesh))
+
+
+def normalised_by_device(mesh: Mesh, network: Network) -> Network:
+    r"""The network whose batch norm sees each device's share of a batch by itself.
+
+    Of G devices along ``data``, whose share has the statistics :math:`\mu_g, \sigma^2_g`,
+
+    .. math:: y_b = \gamma \frac{x_b - \mu_{g(b)}}{\sqrt{\sigma^2_{g(b)} + \epsilon}} + \beta,
+        \qquad \hat\mu \leftarrow m \hat\mu + (1 - m) \frac1G \sum_g \mu_g
+
+    and the running variance likewise. In training no device waits for another within the network;
+    at test, and without batch norm, nothing changes.
+
+    Args:
+        mesh: of the devices; those of the axis ``model`` share one share of the batch.
+        network: its functions.
+
+    Returns:
+        The same functions, but for ``features`` in training. It takes images
+        ``[batch, height, width, channels]`` whose batch is a multiple of the devices.
+    """
+    cut, whole = PartitionSpec('data'), PartitionSpec()
+
+    def of_share(params: PyTree, batch_stats: PyTree, images: jax.Array) -> tuple:
+        features, batch_stats = network.features(params, batch_stats, images, True)
+        return features, jax.lax.pmean(batch_stats, 'data')
+
+    apart = jax.shard_map(of_share, mesh=mesh, in_specs=(whole, whole, cut), out_specs=(cut, whole))
+
+    def features(
+        params: PyTree, batch_stats: PyTree, images: jax.Array, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        if not (train and jax.tree.leaves(batch_stats)):
+            return network.features(params, batch_stats, images, train)
+        return apart(params, batch_stats, images)
+
+    return network._replace(features=features)
 
 
 def by_class(mesh: Mesh, axes: int) -> NamedSharding:

@@ -35,6 +35,7 @@ SOURCES = ('digits', 'cifar10', 'cifar100')  # Any other name is that of a set o
 AUGMENTATIONS = ('none', 'flip', 'crop_flip', 'flip_jitter', 'cifar')
 CROPS = ('centre', 'random_resized')
 META_SOURCES = ('train', 'redraw', 'held_out')
+BATCH_NORMS = ('global', 'device')
 TEST_CLASSIFIERS = ('trained', 'tau_normalized', 'nearest_mean')
 
 
@@ -86,6 +87,7 @@ class Model:
     experts: int = 3  # of the classifier 'experts': linear ones side by side
     dtype: str = 'float32'  # or bfloat16: what the backbone computes in; parameters are float32
     remat: bool = False  # Whether a block's activations are computed again on the way back.
+    batch_norm: str = 'global'  # or device: whose statistics normalise, the batch's or each share's
     weights: str = ''  # A file that models.convert wrote, which stage_1 starts from; '': none.
 
     def __post_init__(self) -> None:

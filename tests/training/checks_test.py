@@ -52,6 +52,7 @@ def change(key, value):
         ('evaluation.test_priors', ('train',), r"test_priors: wanted 'uniform' among them"),
         ('evaluation.test_priors', ('head',), r"test_priors: got 'head', wanted one of uniform"),
         ('records.keep', 0, r'records\.keep: got 0, wanted at least 1'),
+        ('model.batch_norm', 'ghost', r"model\.batch_norm: got 'ghost', wanted one of global, de"),
         ('model.width', -1, r'model\.width: got -1, wanted at least 0'),
         ('seed', -1, r'seed: got -1, wanted at least 0'),
     ],
@@ -113,4 +114,14 @@ def test_other_classifiers_at_test_are_made_of_a_linear_one():
     values = change('evaluation.classifier', 'nearest_mean')
     values.model.classifier = 'cosine'
     with pytest.raises(recipe.ConfigError, match=r"'nearest_mean' of a 'cosine' classifier"):
+        checks.from_config(values)
+
+
+def test_a_mode_of_independent_examples_is_refused_beside_batch_norm_by_device():
+    """Those of one device meet in its statistics; of a frozen backbone they do not."""
+    values = change('model.batch_norm', 'device')
+    values.stage_2.meta.mode = 'ghost_product'
+    checks.from_config(values)
+    values.stage_2.trains = 'all'
+    with pytest.raises(recipe.ConfigError, match=r"stage_2\.meta\.mode: got 'ghost_product', whi"):
         checks.from_config(values)

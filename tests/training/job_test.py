@@ -177,6 +177,22 @@ def test_devices_that_share_the_classes_train_as_one(method, small_recipe, tmp_p
         job.train(dataclasses.replace(recipe, class_shards=4), tmp_path / 'refused')
 
 
+@pytest.mark.parametrize('method', ['balms_end_to_end', 'balms'])
+def test_shares_normalised_apart_are_those_of_the_batch_and_not_of_the_classes(
+    method, small_recipe, tmp_path
+):
+    """Eight devices of which two share the classes hold four shares, as four devices do."""
+    model = dataclasses.replace(small_recipe().model, batch_norm='device')
+    four = small_recipe(method, devices=4, model=model)
+    job.train(four, tmp_path / '4')
+    job.train(dataclasses.replace(four, devices=8, class_shards=2), tmp_path / '8')
+    job.train(small_recipe(method, devices=4), tmp_path / 'global')
+    last = list(four.stages)[-1]
+    shares, shared, whole = (final_arrays(tmp_path / name, last) for name in ('4', '8', 'global'))
+    assert_same_arrays(shares, shared, rtol=2e-3, atol=3e-4)
+    assert any(np.abs(shares[name] - whole[name]).max() > 1e-2 for name in whole if 'var' in name)
+
+
 def test_many_steps_in_one_call_are_the_same_steps(small_recipe, tmp_path):
     """On accelerators steps are scanned; what is trained must not depend on it."""
     for count in (1, 4):
