@@ -23,6 +23,7 @@ import optax
 
 from balms_jax.meta_gradients.horizon import check_batches, train_steps
 from balms_jax.meta_gradients.modes import MODES, Mode
+from balms_jax.meta_gradients.parts import meta_gradient, mode_in_parts
 from balms_jax.meta_gradients.train_loss import MetaLoss, PyTree, TrainLoss
 from balms_jax.meta_gradients.update import Optimizer, Update, differentiable_update, reads_psi
 
@@ -35,8 +36,8 @@ class MetaStep(NamedTuple):
     train_loss: jax.Array  # L(θ, ψ), a scalar; for K > 1 that of every step, [K]
     params: PyTree  # θ̃, after the real step
     opt_state: PyTree  # after the real step
-    train_aux: PyTree  # for K > 1 stacked, [K, ...]; with a carry the last one
-    meta_aux: PyTree
+    train_aux: PyTree  # for K > 1 or in parts stacked, [K, ...]; with a carry the last one
+    meta_aux: PyTree  # in parts stacked, [parts, ...]
     example_grads: jax.Array | None = None  # ∂L_meta/∂z_b, [batch], in modes that make it
 
 
@@ -49,6 +50,7 @@ def value_and_meta_grad(
     steps: int = 1,
     segment: int | None = None,
     scan: bool = False,
+    parts: int = 1,
 ) -> Callable[..., MetaStep]:
     r"""Makes the function that takes a step of θ and the meta-gradient of ψ through it.
 
@@ -90,16 +92,22 @@ def value_and_meta_grad(
             memory grows by parameters and optimizer state with every step.
         scan: for K > 1, the steps of a segment are a loop of the compiler, which compiles once; for
             accelerators, as XLA's loops run convolutions many times slower on the CPU.
+        parts: for K = 1, how many micro-batches the batch and the meta batch are computed in, one
+            after another, so that the activations of one are in memory. Both losses must be means
+            over examples, or weights and losses of them; weights stay those of the whole batch, and
+            the result the same. Every mode then computes a forward pass again, as ``lean`` does.
 
     Returns:
         f(psi, params, opt_state, batch, meta_batch, carry=None) → :class:`MetaStep`. ψ is any
         pytree. If carry is given, both losses take it as their last argument, train_loss's aux is
         the next one, and the meta loss reads the last: batch statistics, say, differentiated too.
+        In parts it goes from one micro-batch to the next, and is a constant to ψ.
 
     Raises:
-        ValueError: if the mode is unknown or does not suit the train loss, K or the carry, K is no
-            whole number above 0, K > 1 and an array of batch has no leading axis of K, ψ is not
-            floating point, or weights and losses are not one of each for every example.
+        ValueError: if the mode is unknown or does not suit the train loss, K or the carry, K or
+            parts are no whole numbers above 0, K > 1 and an array of batch has no leading axis of
+            K, K > 1 in parts, an array cannot be cut into the parts, ψ is not floating point, or
+            weights and losses are not one of each for every example.
         CoupledExamplesError: a ValueError of ``ghost_product``, naming what couples examples.
 
     Example:
@@ -134,9 +142,14 @@ def value_and_meta_grad(
         )
     if segment is not None and not 0 <= segment <= steps:
         raise ValueError(f'segment: got {segment}, wanted 0 to the {steps} steps, or None')
+    if not isinstance(parts, int) or parts < 1 or (parts > 1 and steps > 1):
+        raise ValueError(
+            f'parts: got {parts!r} for {steps} steps, wanted a whole number of at least 1, and 1 '
+            'for several steps'
+        )
     update = differentiable_update(optimizer)
     if steps == 1:
-        one = _one_step(train_loss, meta_loss, update, chosen, reads_psi(optimizer))
+        one = _one_step(train_loss, meta_loss, update, chosen, reads_psi(optimizer), parts)
     train = train_steps(train_loss, update, chosen, steps, segment, scan)
 
     def step(
@@ -148,8 +161,8 @@ def value_and_meta_grad(
         carry: PyTree = None,
     ) -> MetaStep:
         _check_psi(psi)
-        if steps == 1 and carry is None:
-            return one(psi, params, opt_state, batch, meta_batch)
+        if parts > 1 or (steps == 1 and carry is None):
+            return one(psi, params, opt_state, batch, meta_batch, carry)
         if chosen.one_step:
             raise ValueError(f'carry: got one for mode {mode!r}, wanted a mode that takes several')
         if steps == 1:
@@ -172,12 +185,24 @@ def value_and_meta_grad(
 
 
 def _one_step(
-    train_loss: TrainLoss, meta_loss: MetaLoss, update: Update, mode: Mode, update_reads_psi: bool
+    train_loss: TrainLoss,
+    meta_loss: MetaLoss,
+    update: Update,
+    mode: Mode,
+    update_reads_psi: bool,
+    parts: int,
 ) -> Callable[..., MetaStep]:
     def step(
-        psi: PyTree, params: PyTree, opt_state: PyTree, batch: PyTree, meta_batch: PyTree
+        psi: PyTree,
+        params: PyTree,
+        opt_state: PyTree,
+        batch: PyTree,
+        meta_batch: PyTree,
+        carry: PyTree,
     ) -> MetaStep:
-        inner = mode.inner_gradient(train_loss, params, psi, batch)
+        extra = () if carry is None else (carry,)
+        taken = mode if parts == 1 else mode_in_parts(mode, parts, extra)
+        inner = taken.inner_gradient(train_loss, params, psi, batch)
 
         new_params, update_vjp, new_state = jax.vjp(
             lambda grads, psi: update(grads, opt_state, params, psi),
@@ -185,9 +210,15 @@ def _one_step(
             psi,
             has_aux=True,
         )
-        (loss, meta_aux), meta_grads = jax.value_and_grad(meta_loss, has_aux=True)(
-            new_params, meta_batch
-        )
+        if parts == 1:
+            (loss, meta_aux), meta_grads = jax.value_and_grad(meta_loss, has_aux=True)(
+                new_params, meta_batch
+            )
+        else:
+            last = (inner.aux,) if extra else ()
+            (loss, meta_aux), meta_grads = meta_gradient(
+                meta_loss, new_params, meta_batch, parts, last
+            )
         u, direct = update_vjp(meta_grads)
         product = inner.mixed_product(u)
         psi_grad = product.psi

@@ -340,10 +340,15 @@ def _check_accumulation(key: str, stage: Stage) -> None:
             f'{key}: got {stage.accumulation}, wanted a divisor of the batch size, '
             f'{stage.batch_size}'
         )
-    if stage.meta.rebalancer != 'none' or stage.draws == 'bilateral':
+    if stage.meta.rebalancer != 'none' and stage.meta.batch_size % stage.accumulation:
         raise ConfigError(
-            f'{key}: got {stage.accumulation} beside meta.rebalancer = {stage.meta.rebalancer!r} '
-            f'and draws = {stage.draws!r}, wanted 1: only a plain step is accumulated'
+            f'{key}: got {stage.accumulation}, wanted a divisor of the meta batch size too, '
+            f'{stage.meta.batch_size}'
+        )
+    if stage.draws == 'bilateral':
+        raise ConfigError(
+            f"{key}: got {stage.accumulation} beside draws = 'bilateral', wanted 1: its step is of "
+            'two batches'
         )
 
 

@@ -252,11 +252,11 @@ def stage_logits(
 def check_divisible(recipe: Recipe, devices: int) -> None:
     """Raises ConfigError for a batch that cannot be cut evenly over so many devices."""
     for name, stage in recipe.stages.items():
-        sizes = {f'{name}.batch_size / accumulation': stage.batch_size // stage.accumulation}
-        if stage.accumulation == 1:
-            sizes = {f'{name}.batch_size': stage.batch_size}
+        sizes = {f'{name}.batch_size': stage.batch_size}
         if stage.meta.rebalancer != 'none':
             sizes[f'{name}.meta.batch_size'] = stage.meta.batch_size
+        if stage.accumulation > 1:
+            sizes = {f'{k} / accumulation': n // stage.accumulation for k, n in sizes.items()}
         for key, size in sizes.items():
             if size % devices:
                 raise ConfigError(f'{key}: got {size}, wanted a multiple of the {devices} devices')

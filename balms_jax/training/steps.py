@@ -12,6 +12,7 @@ import optax
 
 from balms_jax import meta_gradients, sampling
 from balms_jax.data import augment
+from balms_jax.meta_gradients.parts import accumulate, together
 from balms_jax.meta_gradients.train_loss import TrainLoss
 from balms_jax.rebalancers import REBALANCERS, Draw, Rebalancer
 from balms_jax.training import draws
@@ -199,32 +200,43 @@ class _Parts(NamedTuple):
 
         return loss
 
+    def step_along(
+        self, state: TrainState, batch: Batch, weights: Callable[[jax.Array], jax.Array]
+    ) -> tuple[TrainState, jax.Array]:
+        """A step of the optimizer along the gradient of the weighted loss, in parts if asked."""
+        if self.stage.accumulation > 1:
+            return self.descend_in_parts(state, batch, weights)
+        return self.descend(state, self.weighted_loss(state, batch, weights))
+
     def descend(self, state: TrainState, loss: Loss) -> tuple[TrainState, jax.Array]:
         """A step of the optimizer along the gradient of the loss."""
         (value, batch_stats), grads = jax.value_and_grad(loss, has_aux=True)(state.trained)
         return self.updated(state, grads, batch_stats), value
 
-    def descend_in_parts(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-        """A step along the gradient of the mean loss, computed one micro-batch at a time.
+    def descend_in_parts(
+        self, state: TrainState, batch: Batch, weights: Callable[[jax.Array], jax.Array]
+    ) -> tuple[TrainState, jax.Array]:
+        """A step along the gradient of the weighted loss, computed one micro-batch at a time.
 
-        Batch norm sees a micro-batch, and its statistics move with each.
+        Batch norm sees a micro-batch, and its statistics move with each. The weights are those of
+        the whole batch: where they read its losses, a forward pass computes these first.
         """
-        count, before = self.stage.accumulation, state
-        total: PyTree = None
-        # Not a scan, in which XLA runs convolutions some ten times slower on the CPU.
-        for index in range(count):
-            # Every count-th example, so that each device has its share of each micro-batch.
-            micro = jax.tree.map(lambda leaf, i=index: leaf[i::count], batch)
-            if total is not None:
-                # Else the compiler may compute all at once, and keep all activations.
-                micro, total = jax.lax.optimization_barrier((micro, total))
-            loss = self.weighted_loss(before, micro, jnp.ones_like)
+        count = self.stage.accumulation
+
+        def values(which: int, micro: Batch, stats: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+            values, stats = self.losses(replace(state, batch_stats=stats), state.trained, micro)
+            return (), values, stats
+
+        w = weights(together(accumulate(values, batch, count, state.batch_stats)[1]))
+
+        def gradient(which: int, micro: Batch, stats: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+            before = replace(state, batch_stats=stats)
+            loss = self.weighted_loss(before, micro, lambda _: w[which::count])
             (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(state.trained)
-            part = (value, grads)
-            total = part if total is None else jax.tree.map(jnp.add, total, part)
-            before = replace(before, batch_stats=stats)
-        value, grads = jax.tree.map(lambda leaf: leaf / count, total)
-        return self.updated(state, grads, before.batch_stats), value
+            return (value, grads), (), stats
+
+        (value, grads), _, stats = accumulate(gradient, batch, count, state.batch_stats)
+        return self.updated(state, grads, stats), value
 
     def updated(self, state: TrainState, grads: PyTree, batch_stats: PyTree) -> TrainState:
         """The state after an update of the optimizer."""
@@ -260,10 +272,7 @@ def _plain_step(parts: _Parts) -> Step:
         keys = step_keys(state.key, state.step)
         draw = parts.drawn(state, train_inputs, None)
         batch = parts.batch(draw, train_inputs, keys)
-        if parts.stage.accumulation > 1:
-            after, value = parts.descend_in_parts(state, batch)
-        else:
-            after, value = parts.descend(state, parts.weighted_loss(state, batch, jnp.ones_like))
+        after, value = parts.step_along(state, batch, jnp.ones_like)
         return after, {'loss': value, 'learning_rate': parts.schedule(state.step)}
 
     return step
@@ -334,7 +343,7 @@ def _meta_step(parts: _Parts, rebalancer: Rebalancer) -> Step:
         meta_images = task.read(meta_inputs, meta_draw.examples, keys[META_READ])
         meta_batch = task.place((meta_images, meta_draw.classes))
 
-        def meta_loss(trained: PyTree, batch: tuple[jax.Array, jax.Array]) -> tuple:
+        def meta_loss(trained: PyTree, batch: tuple[jax.Array, jax.Array], *_: PyTree) -> tuple:
             # Plain cross-entropy on a class-balanced batch. Its batch statistics are dropped.
             inputs, labels = batch
             params = {**state.frozen, **trained}
@@ -344,13 +353,19 @@ def _meta_step(parts: _Parts, rebalancer: Rebalancer) -> Step:
         # A trial step is plain SGD at the real one's rate, and thrown away.
         optimizer = parts.optimizer if real_weights is None else optax.sgd(rate)
         out = meta_gradients.value_and_meta_grad(
-            _train_loss(parts, rebalancer, state), meta_loss, optimizer, mode=meta.mode
+            _train_loss(parts, rebalancer, state),
+            meta_loss,
+            optimizer,
+            mode=meta.mode,
+            parts=parts.stage.accumulation,
         )(
             state.psi,
             state.trained,
             state.opt_state if real_weights is None else optimizer.init(state.trained),
             batch,
             meta_batch,
+            # In parts the batch statistics go from each to the next.
+            state.batch_stats if parts.stage.accumulation > 1 else None,
         )
         updates, psi_opt_state = psi_optimizer.update(out.psi_grad, state.psi_opt_state, state.psi)
         psi = optax.apply_updates(state.psi, updates)
@@ -363,7 +378,7 @@ def _meta_step(parts: _Parts, rebalancer: Rebalancer) -> Step:
             after = parts.after(after, out.params, out.train_aux, out.opt_state)
         else:
             w = functools.partial(real_weights, psi, out.example_grads, draw)
-            after, value = parts.descend(after, parts.weighted_loss(after, batch, w))
+            after, value = parts.step_along(after, batch, w)
         return after, {
             'loss': value,
             'meta_loss': out.meta_loss,
@@ -376,19 +391,25 @@ def _meta_step(parts: _Parts, rebalancer: Rebalancer) -> Step:
 
 
 def _train_loss(parts: _Parts, rebalancer: Rebalancer, state: TrainState) -> TrainLoss:
-    """(trained, ψ, batch) → (the training loss, the next batch statistics)."""
+    """(trained, ψ, batch, batch statistics if carried) → (the training loss, the next ones)."""
     log_adjustment = rebalancer.log_adjustment
+
+    def at(*carried: PyTree) -> TrainState:
+        return replace(state, batch_stats=carried[0]) if carried else state
+
     if log_adjustment is None:
         correction = _importance(parts, rebalancer, state)
         return meta_gradients.WeightedLosses(
-            functools.partial(parts.losses, state),
+            lambda trained, batch, *carried: parts.losses(at(*carried), trained, batch),
             lambda psi, batch, values: (
                 rebalancer.weights(psi, batch.draw, values) * correction(batch.draw.classes)
             ),
         )
 
-    def adjusted(trained: PyTree, psi: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
-        values, batch_stats = parts.losses(state, trained, batch, log_adjustment(psi))
+    def adjusted(
+        trained: PyTree, psi: PyTree, batch: Batch, *carried: PyTree
+    ) -> tuple[jax.Array, PyTree]:
+        values, batch_stats = parts.losses(at(*carried), trained, batch, log_adjustment(psi))
         return values.mean(), batch_stats
 
     return adjusted

@@ -1,6 +1,7 @@
 """A batch in micro-batches gives the step of the whole batch."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +9,18 @@ import numpy as np
 import pytest
 
 from balms_jax.data import resident
-from balms_jax.training import checks, recipe, state, steps
+from balms_jax.training import checks, job, recipe, state, steps
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 
 COUNTS = (8, 4, 2)
 
 
-def take_steps(count=3, **changes):
+def take_steps(count=3, rebalancer='none', mode='forward_over_reverse', **changes):
     """Of a linear classifier whose statistics count the batches and remember the last size."""
-    stage = recipe.Stage(steps=20, batch_size=8, **changes)
+    meta = recipe.Meta(rebalancer, batch_size=8, mode=mode, learning_rate=0.1)
+    stage = recipe.Stage(steps=20, batch_size=8, meta=meta, **changes)
+    learned = steps.make_rebalancer(meta, COUNTS)
     optimizer = steps.make_optimizer(stage.optimizer, stage.steps)
 
     def logits(params, stats, inputs, train):
@@ -28,9 +31,10 @@ def take_steps(count=3, **changes):
     stats = {'batches': jnp.float32(0), 'size': jnp.float32(0)}
     psi_optimizer = steps.make_psi_optimizer(stage.meta)
     start = {'w': jax.random.normal(jax.random.key(2), (2, 3))}
-    first = state.create(jax.random.key(0), start, {}, stats, optimizer, None, psi_optimizer)
+    psi = learned.psi if learned else None
+    first = state.create(jax.random.key(0), start, {}, stats, optimizer, psi, psi_optimizer)
     features = jax.random.normal(jax.random.key(1), (1, sum(COUNTS), 2))
-    run = steps.compile_steps(steps.make_step(task, stage, None))
+    run = steps.compile_steps(steps.make_step(task, stage, learned))
     return run(first, features, features, steps=count)
 
 
@@ -45,27 +49,80 @@ def test_micro_batches_give_the_step_of_the_whole_batch(changes):
     assert int(parts.step) == int(whole.step) == 3
 
 
-def test_statistics_move_with_every_micro_batch():
-    """As batch norm's do: it sees a micro-batch, each after the other."""
-    parts, _ = take_steps(accumulation=4)
+@pytest.mark.parametrize(
+    ('rebalancer', 'mode'),
+    [
+        ('meta_sampler', 'forward_over_reverse'),
+        ('meta_sampler', 'lean'),
+        ('meta_sampler', 'ghost_product'),
+        ('meta_reweighter', 'forward_over_reverse'),
+        ('meta_reweighter', 'per_example'),
+        ('learned_adjustment', 'reverse'),
+        ('learning_to_reweight', 'per_example'),
+        ('meta_weight_net', 'forward_over_reverse'),
+        ('class_balanced_domain_adaptation', 'ghost_product'),
+    ],
+)
+def test_micro_batches_give_the_meta_step_of_the_whole_batches(rebalancer, mode):
+    """Parameters, ψ and both optimizers': weights, and L2RW's of a real step, are of the batch."""
+    (whole, metrics), (parts, metrics_parts) = (
+        take_steps(1, rebalancer, mode, accumulation=count) for count in (1, 4)
+    )
+    for name in ('trained', 'opt_state', 'psi', 'psi_opt_state'):
+        jax.tree.map(
+            lambda a, b, n=name: np.testing.assert_allclose(a, b, 1e-3, 1e-6, err_msg=n),
+            getattr(parts, name),
+            getattr(whole, name),
+        )
+    for name in metrics:
+        np.testing.assert_allclose(metrics_parts[name], metrics[name], 1e-4, 1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize('rebalancer', ['none', 'meta_sampler', 'meta_weight_net'])
+def test_statistics_move_with_every_micro_batch(rebalancer):
+    """As batch norm's do: it sees a micro-batch, each after the other, of the real step alone."""
+    parts, _ = take_steps(3, rebalancer, accumulation=4)
     assert float(parts.batch_stats['batches']) == 3 * 4
     assert float(parts.batch_stats['size']) == 8 / 4
 
 
 def test_what_cannot_be_accumulated_is_refused(small_recipe):
-    """The gradient of ψ goes through one update of the whole batch."""
+    """Both batches are cut alike, and a step of two training batches is not."""
 
     def with_parts(method, stage, count):
         made = small_recipe(method)
         changed = dataclasses.replace(getattr(made, stage), accumulation=count)
         return dataclasses.replace(made, **{stage: changed})
 
-    checks.check(with_parts('balms', 'stage_1', 4))
+    for stage in ('stage_1', 'stage_2'):
+        checks.check(with_parts('balms', stage, 4))
     for method, stage, count, message in (
-        ('balms', 'stage_2', 4, r"stage_2\.accumulation: got 4 beside meta\.rebalancer = 'meta_s"),
         ('bilateral_branch', 'stage_1', 4, r"stage_1\.accumulation: got 4 .* draws = 'bilateral'"),
         ('softmax', 'stage_1', 3, r'accumulation: got 3, wanted a divisor of the batch size, 16'),
         ('softmax', 'stage_1', 0, r'stage_1\.accumulation: got 0, wanted at least 1'),
     ):
         with pytest.raises(recipe.ConfigError, match=message):
             checks.check(with_parts(method, stage, count))
+    made = with_parts('balms', 'stage_2', 4)
+    meta = dataclasses.replace(made.stage_2.meta, batch_size=18)
+    made = dataclasses.replace(made, stage_2=dataclasses.replace(made.stage_2, meta=meta))
+    with pytest.raises(recipe.ConfigError, match=r'got 4, wanted a divisor of the meta batch .*18'):
+        checks.check(made)
+
+
+def test_a_meta_step_in_parts_runs_on_many_devices(small_recipe, tmp_path):
+    """Each device has its share of every micro-batch, and batch norm sees the micro-batch."""
+    for devices in (1, 4):
+        made = small_recipe('balms_end_to_end', steps=3, devices=devices)
+        stage = dataclasses.replace(made.stage_1, accumulation=4)
+        job.train(dataclasses.replace(made, stage_1=stage), tmp_path / str(devices))
+    one, four = (
+        [json.loads(line) for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()]
+        for name in ('1', '4')
+    )
+    for ours, theirs in zip(one, four, strict=True):
+        if ours['kind'] == 'train':
+            for name in ('loss', 'meta_loss'):
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-3)
+    with pytest.raises(recipe.ConfigError, match=r'batch_size / accumulation: got 4, wanted a mul'):
+        job.check_divisible(dataclasses.replace(made, stage_1=stage), 8)
