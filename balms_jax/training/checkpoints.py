@@ -1,4 +1,7 @@
-"""Checkpoints of a stage: atomic, the last few kept, tied to the run and data they belong to."""
+"""Checkpoints of a stage: atomic, the last few kept, tied to the run and data they belong to.
+
+They are written in the background while training goes on.
+"""
 
 import dataclasses
 import hashlib
@@ -34,40 +37,62 @@ class Checkpoints:
         self.directory = directory.resolve()
         self.identity = identity
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False, create=False
+            max_to_keep=keep, enable_async_checkpointing=True, create=False
         )
         self._options = options
+        self._begun: int | None = None  # the step that is being written
         self._manager: ocp.CheckpointManager | None = None
 
     @property
     def latest_step(self) -> int | None:
-        """The step of the last whole checkpoint, None if there is none."""
+        """The step of the last whole checkpoint, None if there is none.
+
+        Raises:
+            CheckpointError: if one that was begun could not be written.
+        """
+        self.wait()
         if not self.directory.is_dir():
             return None
         return self._open().latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Writes a checkpoint: whole under its final name, or not at all.
+        """Begins to write a checkpoint: whole under its final name in the end, or not at all.
+
+        Returns when the arrays are in the host's memory, where no step can overwrite them: the
+        state may be donated. The rest is written in the background; one save follows another.
 
         Raises:
-            CheckpointError: if it cannot be written. Earlier checkpoints stay.
+            CheckpointError: if it, or the one before, cannot be written. Earlier checkpoints stay.
         """
         step, arrays = int(state.step), _to_arrays(state)
+        record = {'identity': self.identity, 'digest': _digest(arrays)}
+        self.wait()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._open().save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays),
-                    identity=ocp.args.JsonSave(
-                        {'identity': self.identity, 'digest': _digest(arrays)}
-                    ),
+                    identity=ocp.args.JsonSave(record),
                 ),
             )
         except Exception as error:  # Whatever the storage raised, the run must say so and stop.
-            raise CheckpointError(
-                f'{self.directory}/{step}: the checkpoint could not be written: {error}'
-            ) from error
+            raise CheckpointError(self._not_written(step, error)) from error
+        self._begun = step
+
+    def wait(self) -> None:
+        """Until the checkpoint that was begun last is whole.
+
+        Raises:
+            CheckpointError: if it could not be written. Earlier checkpoints stay.
+        """
+        if self._begun is None:
+            return
+        step, self._begun = self._begun, None
+        try:
+            self._open().wait_until_finished()
+        except Exception as error:
+            raise CheckpointError(self._not_written(step, error)) from error
 
     def restore(self, like: TrainState) -> TrainState:
         """Reads the last checkpoint.
@@ -119,15 +144,25 @@ class Checkpoints:
         return digest
 
     def close(self) -> None:
-        """Ends what the folder holds open."""
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        """Ends what the folder holds open, when what was begun is written.
+
+        Raises:
+            CheckpointError: if it could not be written.
+        """
+        try:
+            self.wait()
+        finally:
+            if self._manager is not None:
+                self._manager.close()
+                self._manager = None
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
             self._manager = ocp.CheckpointManager(self.directory, options=self._options)
         return self._manager
+
+    def _not_written(self, step: int, error: Exception) -> str:
+        return f'{self.directory}/{step}: the checkpoint could not be written: {error}'
 
 
 def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:

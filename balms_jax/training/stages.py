@@ -1,5 +1,7 @@
 """The loop of a stage: steps, records, evaluations, checkpoints. It never waits for the device.
 
+A save it waits for only before the next one, and at the end.
+
 Runs that differ in their seed alone are taken through it together.
 """
 
@@ -74,6 +76,7 @@ def run(
     Raises:
         NonFiniteLossError: if a loss is not finite; the last checkpoint is from before.
         Interrupted: after a signal; a checkpoint was written.
+        CheckpointError: if one could not be written, at the next one or at the end.
     """
     runs = len(states)
     recipe, total = loop.recipe, loop.stage.steps
@@ -124,6 +127,9 @@ def run(
                     files.checkpoints.save(each)
                     files.records.throughput(step, images / max(now - clock, 1e-9))
                 clock, clock_step = time.monotonic(), step
+            if stopping or step == total:
+                for files in kept:
+                    files.checkpoints.wait()
             if stopping:
                 raise Interrupted(
                     stopping,
