@@ -373,6 +373,8 @@ def _run_stage(
         meta_counts=material.meta_counts,
         place=mesh.placed_by_example(devices),
     )
+    if recipe.model.batch_norm == 'device':
+        task = dataclasses.replace(task, deal=mesh.dealt_out(devices))
     streams = recipe.data.files.streamed and not cached
     scans = not streams and (cached or jax.default_backend() != 'cpu')
     loop = stages.Loop(
@@ -402,7 +404,7 @@ def _run_stage(
         return stages.run(loop, states, lambda state: (train, meta), kept, interruption, progress)
     skipped = runs[0][0].skipped
     with stage_streams(
-        recipe, stage, material, rebalancer, devices, states[0], skipped
+        recipe, stage, material, rebalancer, devices, states[0], skipped, task.deal
     ) as next_batches:
         return stages.run(loop, states, next_batches, kept, interruption, progress)
 

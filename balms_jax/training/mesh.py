@@ -65,6 +65,30 @@ def placed_by_example(mesh: Mesh) -> Callable[[PyTree], PyTree]:
     return lambda batch: jax.lax.with_sharding_constraint(batch, by_example(mesh))
 
 
+def dealt_out(mesh: Mesh) -> Callable[[PyTree], PyTree]:
+    """Gives the function that deals a batch's arrays out to the devices like cards.
+
+    A draw is often sorted by class. Cut as it is, a device's share would hold few of the classes.
+
+    Args:
+        mesh: of the devices, G along ``data``.
+
+    Returns:
+        arrays ``[batch, ...]`` → the same, the g-th share made of every G-th example from the g-th.
+
+    Example:
+        >>> print(dealt_out(data_mesh(1))(jnp.arange(4)))
+        [0 1 2 3]
+    """
+    devices = mesh.shape['data']
+
+    def dealt(leaf: jax.Array) -> jax.Array:
+        rounds = leaf.reshape(-1, devices, *leaf.shape[1:])
+        return jnp.swapaxes(rounds, 0, 1).reshape(leaf.shape)
+
+    return lambda batch: jax.tree.map(dealt, batch)
+
+
 def normalised_by_device(mesh: Mesh, network: Network) -> Network:
     r"""The network whose batch norm sees each device's share of a batch by itself.
 

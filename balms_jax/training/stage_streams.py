@@ -37,6 +37,7 @@ def stage_streams(
     devices: Mesh,
     state: TrainState,
     skipped: collections.Counter[str],
+    deal: Callable[[Draw], Draw] = lambda draw: draw,
 ) -> Iterator[Callable[[TrainState], tuple[PyTree, PyTree]]]:
     """Opens the streams of a stage.
 
@@ -51,6 +52,7 @@ def stage_streams(
         devices: the mesh that a batch is cut over.
         state: that the stage starts or goes on from.
         skipped: counts how often each corrupt image was replaced, by path.
+        deal: orders a draw over the devices, as of :class:`steps.Task`.
 
     Yields:
         The function (the state before a step; every step's in turn) → what the step is given of the
@@ -85,7 +87,11 @@ def stage_streams(
         def opened_stream(
             images: Images, draw: Callable[[int], Draw | None], size: int, seed: int
         ) -> '_Batches':
-            batches = _Batches(images, draw, size, devices, recipe, first, seed)
+            def dealt(step: int) -> Draw | None:
+                drawn = draw(step)
+                return None if drawn is None else deal(drawn)
+
+            batches = _Batches(images, dealt, size, devices, recipe, first, seed)
             opened.callback(batches.stream.close)
             return batches
 

@@ -45,6 +45,8 @@ class Task:
     meta_counts: tuple[int, ...]
     place: Callable[[PyTree], PyTree] = lambda batch: batch
     """Lays a batch out over the devices."""
+    deal: Callable[[Draw], Draw] = lambda draw: draw
+    """Orders a draw that may be sorted by class, where devices look at their shares alone."""
 
 
 class Batch(NamedTuple):
@@ -135,13 +137,9 @@ class _Parts(NamedTuple):
         """The step's examples: of the batch if that is given, else drawn of the data."""
         if isinstance(given, Streamed):
             return given.draw
-        return draws.of_training_set(
-            self.stage,
-            self.task.class_counts,
-            rebalancer,
-            state.key,
-            state.step,
-            state.drawn_psi,
+        counts, psi = self.task.class_counts, state.drawn_psi
+        return self.task.deal(
+            draws.of_training_set(self.stage, counts, rebalancer, state.key, state.step, psi)
         )
 
     def batch(self, draw: Draw, train_inputs: Given, keys: jax.Array) -> Batch:
@@ -339,7 +337,7 @@ def _meta_step(parts: _Parts, rebalancer: Rebalancer) -> Step:
         if isinstance(meta_inputs, Streamed):
             meta_draw = meta_inputs.draw
         else:
-            meta_draw = draws.of_meta_set(meta, task.meta_counts, state.key, state.step)
+            meta_draw = task.deal(draws.of_meta_set(meta, task.meta_counts, state.key, state.step))
         meta_images = task.read(meta_inputs, meta_draw.examples, keys[META_READ])
         meta_batch = task.place((meta_images, meta_draw.classes))
 

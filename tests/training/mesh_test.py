@@ -237,3 +237,15 @@ def test_a_meta_gradient_goes_through_each_shares_statistics(mode, class_shards)
         )
     globally = outcome(normalising_network(1))
     assert float(jnp.abs(ours.psi_grad - globally.psi_grad).max()) > 1e-4
+
+
+def test_a_sorted_batch_is_dealt_out_to_the_devices():
+    """A stratified meta batch has its classes one after another: a share of it would have one."""
+    devices = mesh.data_mesh(8, class_shards=2)
+    labels = jnp.repeat(jnp.arange(4), 4)
+    pairs = jnp.stack([labels, labels], 1)
+    dealt, of_pairs = jax.jit(mesh.dealt_out(devices))((labels, pairs))
+    placed = jax.device_put(dealt, mesh.by_example(devices))
+    for share in placed.addressable_shards:
+        np.testing.assert_array_equal(share.data, np.arange(4))
+    np.testing.assert_array_equal(of_pairs, np.stack([dealt, dealt], 1))

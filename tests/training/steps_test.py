@@ -25,7 +25,7 @@ def linear_task():
     )
 
 
-def take_steps(stage, count, seed=0, features=None):
+def take_steps(stage, count, seed=0, features=None, task=None):
     rebalancer = steps.make_rebalancer(stage.meta, COUNTS)
     current = state.create(
         jax.random.key(seed),
@@ -39,7 +39,7 @@ def take_steps(stage, count, seed=0, features=None):
     )
     if features is None:
         features = jax.random.normal(jax.random.key(1), (1, sum(COUNTS), 2))
-    run = steps.compile_steps(steps.make_step(linear_task(), stage, rebalancer))
+    run = steps.compile_steps(steps.make_step(task or linear_task(), stage, rebalancer))
     after, metrics = run(current, features, features, steps=count)
     return after, jax.tree.map(lambda of_runs: of_runs[:, 0], metrics)
 
@@ -99,6 +99,19 @@ def test_steps_depend_on_key_and_step_alone():
     np.testing.assert_array_equal(a.trained['w'], b.trained['w'])
     np.testing.assert_array_equal(a.psi, b.psi)
     assert np.any(a.trained['w'] != c.trained['w'])
+
+
+@pytest.mark.parametrize('rebalancer', ['meta_reweighter', 'learning_to_reweight'])
+def test_the_order_of_a_draw_is_no_matter(rebalancer):
+    """Dealt out otherwise, each example keeps its label, its weight and its meta-gradient."""
+    stage = stage_of(rebalancer)
+    stage = dataclasses.replace(stage, meta=dataclasses.replace(stage.meta, mode='per_example'))
+    first, _ = take_steps(stage, 3)
+    backwards = dataclasses.replace(
+        linear_task(), deal=lambda draw: jax.tree.map(lambda leaf: leaf[::-1], draw)
+    )
+    last, _ = take_steps(stage, 3, task=backwards)
+    np.testing.assert_allclose(first.trained['w'], last.trained['w'], rtol=1e-4, atol=1e-6)
 
 
 def flat_stage(rebalancer, **meta):
