@@ -86,6 +86,44 @@ def test_statistics_move_with_every_micro_batch(rebalancer):
     assert float(parts.batch_stats['size']) == 8 / 4
 
 
+def temporary_bytes(rebalancer, accumulation):
+    """Of a step of twelve layers on a batch whose activations are most of its memory."""
+    meta = recipe.Meta(rebalancer, batch_size=4096, mode='lean')
+    stage = recipe.Stage(steps=20, batch_size=4096, meta=meta, accumulation=accumulation)
+    counts = (6000, 3000, 1000)
+    learned = steps.make_rebalancer(meta, counts)
+
+    def logits(params, stats, inputs, train):
+        for kernel in params['layers']:
+            inputs = jnp.tanh(inputs @ kernel)
+        return inputs[:, :3], stats
+
+    task = steps.Task(logits, resident.read_features, counts, counts)
+    first = state.create(
+        jax.random.key(0),
+        {'layers': [jnp.zeros((16, 16))] * 12},
+        {},
+        {},
+        steps.make_optimizer(stage.optimizer, stage.steps),
+        learned.psi if learned else None,
+        steps.make_psi_optimizer(meta),
+    )
+    features = jax.ShapeDtypeStruct((1, sum(counts), 16), jnp.float32)
+    step = steps.compile_steps(steps.make_step(task, stage, learned))
+    compiled = step.lower(first, features, features, steps=1).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize('rebalancer', ['none', 'meta_sampler'])
+def test_a_step_in_parts_needs_the_memory_of_one(rebalancer):
+    """A batch that does not fit is why anyone asks for parts: activations must not outlive theirs.
+
+    What is drawn and read stays whole, and is small beside twelve layers.
+    """
+    whole, parts = (temporary_bytes(rebalancer, count) for count in (1, 4))
+    assert parts < 0.6 * whole, parts / whole
+
+
 def test_what_cannot_be_accumulated_is_refused(small_recipe):
     """Both batches are cut alike, and a step of two training batches is not."""
 
