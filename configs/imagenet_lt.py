@@ -3,7 +3,7 @@
 Command   python -m balms_jax --config configs/imagenet_lt.py:method=balms \
               --config.data.data_dir=FOLDER --workdir runs/imagenet_lt_balms
 Plan      python -m balms_jax.pod_plan \
-              --config configs/imagenet_lt.py:method=balms_end_to_end,network=resnet50,batch_size=4096 \
+              --config configs/imagenet_lt.py:method=balms_end_to_end,network=resnet50 \
               --topology v5e:16x16 --output plan
 Arguments method (any of `python -m balms_jax --help`), network, batch_size (of the whole pod),
           recipe: paper  the classifier for 10 epochs at 0.2

@@ -64,7 +64,10 @@ class Checkpoints:
         Raises:
             CheckpointError: if it, or the one before, cannot be written. Earlier checkpoints stay.
         """
-        step, arrays = int(state.step), _to_arrays(state)
+        self.save_arrays(int(state.step), _to_arrays(state))
+
+    def save_arrays(self, step: int, arrays: dict[str, jax.Array]) -> None:
+        """Begins to write arrays by name, as :meth:`save` does those of a state."""
         record = {'identity': self.identity, 'digest': _digest(arrays)}
         self.wait()
         try:
@@ -106,6 +109,14 @@ class Checkpoints:
         Raises:
             CheckpointError: if it is damaged, or belongs to another run; it is left as it is.
         """
+        return _from_arrays(self.restore_arrays(_to_arrays(like)), like)
+
+    def restore_arrays(self, like: dict[str, Any]) -> dict[str, jax.Array]:
+        """Reads the arrays of the last checkpoint, as :meth:`restore` does those of a state.
+
+        Args:
+            like: arrays, or shapes with shardings, by name.
+        """
         step = self.latest_step
         assert step is not None, 'nothing to restore'
         path, digest = f'{self.directory}/{step}', self.check(step)
@@ -114,7 +125,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(
-                        jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_arrays(like))
+                        jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
                     )
                 ),
             )['state']
@@ -122,7 +133,7 @@ class Checkpoints:
             raise CheckpointError(_damaged(path, error)) from error
         if _digest(arrays) != digest:
             raise CheckpointError(_damaged(path, 'its arrays are not those that were saved'))
-        return _from_arrays(arrays, like)
+        return arrays
 
     def check(self, step: int) -> str:
         """Whether a checkpoint is this run's; returns the digest of its arrays.

@@ -12,6 +12,7 @@ from balms_jax.data.image_files import ImageFiles, Images
 from balms_jax.models import Network
 from balms_jax.training import mesh
 from balms_jax.training.batches import Inputs, over_batches
+from balms_jax.training.checkpoints import Checkpoints
 from balms_jax.training.draws import Streamed
 from balms_jax.training.material import Material
 from balms_jax.training.recipe import Recipe, Stage
@@ -41,8 +42,22 @@ def stage_inputs(
     current: TrainState,
     *,
     cached: bool,
+    kept: Checkpoints | None = None,
 ) -> StageInputs:
-    """Images, or features of the frozen backbone extracted once."""
+    """Images, or features of the frozen backbone extracted once.
+
+    Args:
+        recipe: of the run.
+        stage: that takes them.
+        material: the data.
+        network: whose features they are.
+        current: the state that the stage starts from.
+        cached: whether they are features.
+        kept: where those are kept, if they are there already or are to be; None: nowhere.
+
+    Returns:
+        Whole on the host of every process.
+    """
     source, train_images = material.source, material.train_images
     if not cached:
         read = _image_reader(recipe, source)
@@ -50,16 +65,55 @@ def stage_inputs(
             train_images, material.meta_images, source.test_images, train_images, read
         )
 
-    features = feature_extractor(network, current, recipe, source)
+    if kept is None or kept.latest_step is None:
+        found = _features(recipe, stage, material, network, current)
+        if kept is not None:
+            devices = mesh.of(current.params)
+            kept.save_arrays(0, {name: mesh.lay_out_cut(devices, a) for name, a in found.items()})
+            kept.wait()
+    else:
+        found = mesh.gathered(
+            kept.restore_arrays(_features_like(stage, material, network, current))
+        )
+    train, test = found['train'], found['test']
+    return StageInputs(train, found.get('meta', train), test, train[0], resident.read_features)
+
+
+def _features(
+    recipe: Recipe, stage: Stage, material: Material, network: Network, current: TrainState
+) -> dict[str, np.ndarray]:
+    """The views of the training and meta set, ``[views, examples, features]``, and the test set."""
+    of_images = feature_extractor(network, current, recipe, material.source)
 
     def views(images: Images) -> np.ndarray:
-        return np.stack([features(images, view) for view in range(stage.views)])
+        return np.stack([of_images(images, view) for view in range(stage.views)])
 
-    train = meta = views(train_images)
-    if material.meta_images is not train_images:
-        meta = views(material.meta_images)
-    test = features(source.test_images)
-    return StageInputs(train, meta, test, train[0], resident.read_features)
+    found = {'train': views(material.train_images), 'test': of_images(material.source.test_images)}
+    if material.meta_images is not material.train_images:
+        found['meta'] = views(material.meta_images)
+    return found
+
+
+def _features_like(
+    stage: Stage, material: Material, network: Network, current: TrainState
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of :func:`_features`, cut over the devices."""
+    backbone, stats = current.params['backbone'], current.batch_stats
+    image = jnp.zeros((1, *material.train_images.shape[1:]))
+    one = jax.eval_shape(lambda: network.features(backbone, stats, image, False)[0])
+
+    def like(images: Images, *views: int) -> jax.ShapeDtypeStruct:
+        shape = (*views, len(images), one.shape[1])
+        sharding = mesh.cut(mesh.of(current.params), shape)
+        return jax.ShapeDtypeStruct(shape, one.dtype, sharding=sharding)
+
+    shapes = {
+        'train': like(material.train_images, stage.views),
+        'test': like(material.source.test_images),
+    }
+    if material.meta_images is not material.train_images:
+        shapes['meta'] = like(material.meta_images, stage.views)
+    return shapes
 
 
 def normalised(inputs: jax.Array, source: sources.Source) -> jax.Array:

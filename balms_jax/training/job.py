@@ -44,6 +44,7 @@ from balms_jax.training.stage_states import (
     check_weights,
     first_state,
     open_checkpoints,
+    open_features,
 )
 from balms_jax.training.stage_streams import stage_streams
 from balms_jax.training.stages import NonFiniteLossError
@@ -362,10 +363,17 @@ def _run_stage(
     stage = recipe.stages[name]
     cached = stage.trains != 'all' and stage.features == 'cached'
     logits = stage_logits(network, stage, cached=cached, devices=devices)
-    inputs = [
-        stage_inputs(run.recipe, stage, material, network, current, cached=cached)
-        for run, current in runs
-    ]
+    inputs = []
+    for run, current in runs:
+        with contextlib.ExitStack() as opened:
+            features = open_features(run.records.workdir, run.recipe, stage, material)
+            if features is not None:
+                opened.callback(features.close)
+            inputs.append(
+                stage_inputs(
+                    run.recipe, stage, material, network, current, cached=cached, kept=features
+                )
+            )
     task = steps.Task(
         logits=logits,
         read=inputs[0].read,

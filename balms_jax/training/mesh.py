@@ -8,7 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 from balms_jax.models import Network
 
@@ -183,6 +190,21 @@ def lay_out_rows(
         return read(start, stop)
 
     return jax.make_array_from_callback(shape, sharding, of_device)
+
+
+def cut(mesh: Mesh | None, shape: tuple[int, ...]) -> Sharding:
+    """The sharding of features ``[..., examples, features]``: by example, where that is even."""
+    if mesh is None:
+        return SingleDeviceSharding(jax.devices()[0])
+    if shape[-2] % mesh.shape['data']:
+        return replicated(mesh)
+    return NamedSharding(mesh, PartitionSpec(*[None] * (len(shape) - 2), 'data'))
+
+
+def lay_out_cut(mesh: Mesh | None, features: np.ndarray) -> jax.Array:
+    """Features, the same in every process, as :func:`cut` says."""
+    sharding = cut(mesh, features.shape)
+    return jax.make_array_from_callback(features.shape, sharding, lambda index: features[index])
 
 
 def own_rows(mesh: Mesh, size: int) -> slice:

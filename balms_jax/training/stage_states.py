@@ -122,6 +122,19 @@ def open_checkpoints(workdir: Path, recipe: Recipe, name: str, material: Materia
     return Checkpoints(workdir / 'checkpoints' / name, keep=recipe.records.keep, identity=shared)
 
 
+def open_features(
+    workdir: Path, recipe: Recipe, stage: Stage, material: Material
+) -> Checkpoints | None:
+    """Where the features that a second stage is trained on are kept.
+
+    Only those of image files are: of others they are sooner extracted again than read.
+    """
+    if stage.trains == 'all' or stage.features != 'cached' or not recipe.data.files.train:
+        return None
+    like = open_checkpoints(workdir, recipe, 'stage_1', material).identity
+    return Checkpoints(workdir / 'features', keep=1, identity=like | {'views': stage.views})
+
+
 def first_state(
     network: Network,
     stage: Stage,

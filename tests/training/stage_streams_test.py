@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from balms_jax.training import checks, interruption, job, recipe, records
+from balms_jax.training import checks, inputs, interruption, job, recipe, records
 from balms_jax.training.material import load_material
 from balms_jax.training.recipe import ConfigError
 
@@ -154,18 +154,29 @@ def test_replaced_images_are_counted_in_the_record(folder, tmp_path):
     assert [path.endswith('broken.png') for path in replaced] == [True]
 
 
-def test_a_decoupled_run_decodes_for_its_second_stage_once(folder, tmp_path):
-    """Features are cached: stage 2 is resident, whatever stage 1 was."""
-    wanted = recipe_of(folder, streamed=True)
+def test_a_decoupled_run_decodes_for_its_second_stage_once(folder, tmp_path, monkeypatch):
+    """A stage 2 that is taken up again reads the features that are kept, not the images."""
+    first = recipe_of(folder, streamed=True, devices=2)
     stage_2 = dataclasses.replace(
-        wanted.stage_1,
+        first.stage_1,
         trains='classifier',
         views=2,
-        meta=dataclasses.replace(wanted.stage_1.meta, rebalancer='meta_sampler'),
+        meta=dataclasses.replace(first.stage_1.meta, rebalancer='meta_sampler'),
     )
-    result, metrics = trained(tmp_path, dataclasses.replace(wanted, stage_2=stage_2))
-    assert 0 <= result['top1'] <= 1
-    assert 'stage_2' in metrics
+    wanted = dataclasses.replace(first, stage_2=stage_2)
+    whole = trained(tmp_path / 'whole', wanted)
+    answers = iter([0] * first.stage_1.steps + [0, signal.SIGTERM])
+    with monkeypatch.context() as patched:
+        patched.setattr(interruption.Interruption, 'agreed', lambda self: next(answers))
+        with pytest.raises(interruption.Interrupted, match='step 2 of stage_2'):
+            job.train(dataclasses.replace(wanted, steps_per_call=1), tmp_path / 'stopped')
+
+    def extracted(*arguments):
+        raise AssertionError('features were extracted again')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inputs, 'feature_extractor', extracted)
+        assert trained(tmp_path / 'stopped', wanted) == whole
 
 
 def test_a_set_of_files_is_read_as_it_is(folder):
