@@ -67,10 +67,14 @@ def stage_streams(
         for i in range(staleness)
     }
     key = _on_host(state.key)
-    train_draw = jax.jit(
+
+    def compiled(draw: Callable[..., Draw]) -> Callable[..., Draw]:
+        return jax.jit(lambda *arguments: deal(draw(*arguments)))
+
+    train_draw = compiled(
         functools.partial(draws.of_training_set, stage, material.class_counts, rebalancer)
     )
-    meta_draw = jax.jit(functools.partial(draws.of_meta_set, stage.meta, material.meta_counts))
+    meta_draw = compiled(functools.partial(draws.of_meta_set, stage.meta, material.meta_counts))
 
     def of_training_set(step: int) -> Draw | None:
         if not follows:
@@ -87,11 +91,7 @@ def stage_streams(
         def opened_stream(
             images: Images, draw: Callable[[int], Draw | None], size: int, seed: int
         ) -> '_Batches':
-            def dealt(step: int) -> Draw | None:
-                drawn = draw(step)
-                return None if drawn is None else deal(drawn)
-
-            batches = _Batches(images, dealt, size, devices, recipe, first, seed)
+            batches = _Batches(images, draw, size, devices, recipe, first, seed)
             opened.callback(batches.stream.close)
             return batches
 

@@ -87,6 +87,20 @@ def test_streamed_training_is_resident_training(folder, tmp_path, rebalancer, me
     assert runs[0] == runs[1]
 
 
+def test_streamed_training_in_shares_and_parts_is_resident_training(folder, tmp_path):
+    """A stream deals sorted draws out to the devices as a step does, and is cut as its batch is."""
+    runs = []
+    for streamed in (True, False):
+        wanted = recipe_of(folder, streamed=streamed, rebalancer='meta_reweighter', devices=2)
+        wanted = dataclasses.replace(
+            wanted,
+            model=dataclasses.replace(wanted.model, batch_norm='device'),
+            stage_1=dataclasses.replace(wanted.stage_1, accumulation=2),
+        )
+        runs.append(trained(tmp_path / str(streamed), wanted))
+    assert runs[0] == runs[1]
+
+
 def test_stale_draws_are_those_of_the_psi_of_earlier_steps(folder, tmp_path):
     """At the first steps nothing is stale yet; then the batch differs, and says how stale it is."""
     lines = {}
