@@ -103,8 +103,10 @@ def match(
     if thresholds.best_of_object:
         best_of_object = overlap.max(0, keepdims=True)
         foreground |= ((overlap == best_of_object) & (best_of_object > 0)).any(1)
-    within_crowd = boxes.coverage(candidates, objects, where=is_object & is_crowd).max(1)
-    background = (best < thresholds.background) & (within_crowd < thresholds.crowd)
+    background = best < thresholds.background
+    if crowd is not None:
+        within_crowd = boxes.coverage(candidates, objects, where=is_object & is_crowd).max(1)
+        background &= within_crowd < thresholds.crowd
     labels = jnp.where(foreground, FOREGROUND, jnp.where(background, BACKGROUND, IGNORED))
     return Match(labels.astype(jnp.int32), overlap.argmax(1).astype(jnp.int32))
 
