@@ -89,9 +89,13 @@ class ImageNetResNet(nn.Module):
         """What the width must be a multiple of, so that a group has a whole number of channels."""
         return 64 // self.group_width
 
-    @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """[batch, height, width, channels] → features [batch, 8 (of bottlenecks 32) · width]."""
+        return image_mean(self.levels(images, train)[-1])
+
+    @nn.compact
+    def levels(self, images: jax.Array, train: bool) -> tuple[jax.Array, ...]:
+        """What each group of blocks gives, of strides 4, 8, 16 and 32: C2 to C5 of a detector."""
         block, sizes = LAYOUTS[self.depth]
         grouped: dict[str, Any] = {}
         if self.groups > 1:
@@ -100,13 +104,15 @@ class ImageNetResNet(nn.Module):
         stem = _conv(self.width, 7, 2, self.dtype)(images)
         x = nn.relu(batch_norm(train, self.dtype)(stem))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        outputs = []
         for group, size in enumerate(sizes):
             for index in range(size):
                 stride, name = 2 if group and not index else 1, f'{block.__name__}_{count}'
                 settings = {'dtype': self.dtype, 'name': name, **grouped}
                 x = make(self.width * 2**group, stride, **settings)(x, train)
                 count += 1
-        return image_mean(x)
+            outputs.append(x)
+        return tuple(outputs)
 
 
 def _shortcut(
