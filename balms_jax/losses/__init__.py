@@ -15,6 +15,7 @@ from balms_jax.losses.relatives import (
     margin_cross_entropy_with_integer_labels,
     temperature_cross_entropy_with_integer_labels,
 )
+from balms_jax.losses.seesaw import seesaw_cross_entropy_with_integer_labels
 from balms_jax.losses.sigmoid import balanced_sigmoid_binary_cross_entropy
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     'focal_sigmoid_binary_cross_entropy',
     'margin_cross_entropy_with_integer_labels',
     'prior_adjusted_log_softmax',
+    'seesaw_cross_entropy_with_integer_labels',
     'temperature_cross_entropy_with_integer_labels',
 ]
