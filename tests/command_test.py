@@ -23,6 +23,7 @@ SMALL = [
 # What the extras bring and the core does not (optax brings absl), as Python imports it.
 NOT_IN_THE_CORE = (
     'array_record',
+    'faster_coco_eval',
     'flax',
     'matplotlib',
     'ml_collections',
