@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from balms_jax.detection.anchors import RATIOS
 from balms_jax.models.detection_heads import BoxHead, CategoryHead, MaskHead, ProposalHead
@@ -17,6 +18,9 @@ from balms_jax.models.networks import DTYPES
 PyTree = Any
 BOX_BINS, MASK_BINS = 7, 14
 MASK_SIZE = 2 * MASK_BINS
+# Of ImageNet's pixels, as pretrained backbones know them.
+MEAN = np.array([0.485, 0.456, 0.406], np.float32).reshape(1, 1, 1, 3)
+DEVIATION = np.array([0.229, 0.224, 0.225], np.float32).reshape(1, 1, 1, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +168,30 @@ def build(architecture: Architecture) -> Detector:
         return _float32(jnp.moveaxis(logits, -1, -3))
 
     return Detector(init, levels_of, proposals_of, boxes_of, logits_of, masks_of)
+
+
+def normalise(images: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Pixels as the backbone takes them, by ImageNet's mean and deviation; 0 in the padding.
+
+    Args:
+        images: uint8, ``[batch, height, width, 3]``.
+        sizes: height and width of the images without their padding, ``[batch, 2]``, in pixels.
+
+    Returns:
+        float32, of the images' shape.
+
+    Example:
+        >>> images = normalise(jnp.full((1, 2, 2, 3), 255, jnp.uint8), jnp.array([[1.0, 2.0]]))
+        >>> print(jnp.array_str(images[0, :, 0], precision=3))
+        [[2.249 2.429 2.64 ]
+         [0.    0.    0.   ]]
+    """
+    scaled = (images.astype(jnp.float32) / 255 - MEAN) / DEVIATION
+    inside = [
+        jnp.arange(length, dtype=jnp.float32)[None, :] < sizes[:, None, axis]
+        for axis, length in enumerate(images.shape[1:3])
+    ]
+    return jnp.where((inside[0][:, :, None] & inside[1][:, None, :])[..., None], scaled, 0)
 
 
 def of_category(outputs: jax.Array, category: jax.Array) -> jax.Array:
