@@ -2,9 +2,10 @@
 
 Command   python -m balms_jax --config configs/custom_lt.py:train=train.txt,test=test.txt \
               --config.data.data_dir=FOLDER --workdir runs/mine
-Arguments train, test (lists, or folders of one folder a class, within data_dir), name,
-          size (of an image, in pixels), network, width (0: the network's own), epochs, batch_size,
-          method (any of `python -m balms_jax --help`)
+Arguments train, test (lists, or folders of one folder a class, within data_dir; or
+          tfds:NAME:SPLIT of a TensorFlow Datasets folder), name, size (of an image, in pixels),
+          network, width (0: the network's own), epochs, examples (about how many make one),
+          batch_size, method (any of `python -m balms_jax --help`)
 Data      every image that is there; they are decoded once into memory. Where they do not fit:
           --config.data.files.streamed --config.data.files.crop=random_resized
 Recipe    SGD of batch_size with 0.1 · batch_size / 256 after a warm-up, then a cosine; decoupled

@@ -4,10 +4,11 @@ It needs numpy and Pillow only, and what is random about a crop comes in as a ge
 """
 
 import dataclasses
+import io
 import struct
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,13 @@ Transform = Callable[[Image.Image, np.random.Generator], NDArray[np.uint8]]
 # What Pillow raises for a file that is no image, is cut off, or claims to be huge.
 CORRUPT = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 CORRUPT_POLICIES = ('error', 'skip')
+
+
+class Records(Protocol):
+    """Encoded images by their names."""
+
+    def __getitem__(self, name: str) -> bytes:
+        """What the file of an image would hold."""
 
 
 class CorruptImageError(RuntimeError):
@@ -141,11 +149,13 @@ def random_window(
     return left, top, left + w, top + h
 
 
-def decode(path: str, transform: Transform, rng: np.random.Generator) -> NDArray[np.uint8]:
+def decode(
+    file: str | io.BytesIO, transform: Transform, rng: np.random.Generator
+) -> NDArray[np.uint8]:
     """Reads an image file as RGB and transforms it.
 
     Args:
-        path: of the file, in any format that Pillow reads.
+        file: its path, or what it holds, in any format that Pillow reads.
         transform: the crop and resize.
         rng: what the transform draws from.
 
@@ -155,7 +165,7 @@ def decode(path: str, transform: Transform, rng: np.random.Generator) -> NDArray
     Raises:
         OSError, SyntaxError, ValueError, struct.error: of :data:`CORRUPT`, if it is no whole image.
     """
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         return transform(image.convert('RGB'), rng)
 
 
@@ -205,6 +215,7 @@ class Decoder:
 
     Attributes:
         paths: ``[examples]``, sorted by class.
+        records: gives the encoded image of a path, where paths name no files.
         class_counts: n, ``[classes]``.
         transform: the crop and resize.
         seed: of the crops and replacements, below 2³¹.
@@ -216,6 +227,7 @@ class Decoder:
     transform: Transform
     seed: int
     replace: bool
+    records: Records | None = None
 
     def __call__(self, task: Task) -> Decoded:
         """Decodes a task, up to the first corrupt image whose place nothing takes."""
@@ -250,7 +262,7 @@ class Decoder:
         image = None
         while image is None:
             try:
-                image = decode(self.paths[example], self.transform, rng)
+                image = decode(self._file(example), self.transform, rng)
             except CORRUPT as error:
                 failed.append((example, f'{type(error).__name__}: {error}'))
                 others = self._others(drawn, [e for e, _ in failed]) if self.replace else ()
@@ -262,6 +274,10 @@ class Decoder:
         replacement = -1 if image is None else example
         faults = [Fault(position, e, self.paths[e], why, replacement) for e, why in failed]
         return image, example, faults
+
+    def _file(self, example: int) -> str | io.BytesIO:
+        path = self.paths[example]
+        return path if self.records is None else io.BytesIO(self.records[path])
 
     def _others(self, drawn: int, failed: list[int]) -> NDArray[np.int64]:
         """The examples of the drawn one's class that did not fail."""

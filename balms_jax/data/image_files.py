@@ -86,7 +86,12 @@ class ImageFiles:
         """
         crop = self.varied if view and self.varied else self.crop
         decoder = Decoder(
-            self.files.paths, self.files.class_counts, crop, 0, self.corrupt == 'skip'
+            self.files.paths,
+            self.files.class_counts,
+            crop,
+            0,
+            self.corrupt == 'skip',
+            self.files.records,
         )
         chosen = np.arange(len(self))[places].tolist()
         with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from balms_jax.data.decoding import Records
+
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 MISSING_POLICIES = ('error', 'skip')
 
@@ -30,6 +32,7 @@ class ImageList:
         class_names: ``[classes]``.
         missing: files that were listed, but are not there and were dropped.
         missing_counts: how many files were dropped, ``[classes]``, int64.
+        records: gives the encoded image of a path, where paths name no files; else None.
     """
 
     paths: tuple[str, ...]
@@ -37,6 +40,7 @@ class ImageList:
     class_names: tuple[str, ...]
     missing: tuple[str, ...]
     missing_counts: NDArray[np.int64]
+    records: Records | None = None
 
     @property
     def num_classes(self) -> int:

@@ -111,6 +111,7 @@ class Stream(Iterator[Batch]):
             images.varied or images.crop,
             seed,
             images.corrupt == 'skip',
+            images.files.records,
         )
         self._planned: collections.deque[_Planned] = collections.deque()
         self._dispatcher: LocalDispatcher | ProcessDispatcher | None = None

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from balms_jax.data import image_files, list_files, long_tail, sources
+from balms_jax.data import image_files, list_files, long_tail, sources, tfds_records
 from balms_jax.data.decoding import CentreCrop, RandomResizedCrop
 from balms_jax.data.image_files import Images, subset
+from balms_jax.data.list_files import ImageList
 from balms_jax.models import weights as weight_files
 from balms_jax.training.recipe import SOURCES, ConfigError, Data, Recipe
 
@@ -100,17 +101,27 @@ def meta_source(recipe: Recipe) -> str:
 def _load_source(data: Data) -> sources.Source:
     if data.name in SOURCES:
         return sources.load(data.name, data.data_dir or None, data.download)
-    files, root = data.files, data.data_dir or os.curdir
+    files = data.files
     source = sources.of_files(
         data.name,
-        list_files.read(files.train, root, files.prefixes, files.missing),
-        list_files.read(files.test, root, files.prefixes, files.missing),
+        _listed(files.train, data),
+        _listed(files.test, data),
         crop=CentreCrop(files.size, files.resize),
         varied=RandomResizedCrop(files.size) if files.crop == 'random_resized' else None,
         corrupt=files.corrupt,
         threads=max(1, files.workers),
     )
     return source if files.streamed else _in_memory(source)
+
+
+def _listed(where: str, data: Data) -> ImageList:
+    """The images of a list, a folder, or ``tfds:NAME:SPLIT``."""
+    root = data.data_dir or os.curdir
+    kind, _, rest = where.partition(':')
+    if kind == 'tfds':
+        name, _, split = rest.partition(':')
+        return tfds_records.read_tfds(name, split, root)
+    return list_files.read(where, root, data.files.prefixes, data.files.missing)
 
 
 def _in_memory(source: sources.Source) -> sources.Source:

@@ -47,7 +47,8 @@ class ConfigError(ValueError):
 class Files:
     """A data set of image files, and how they become pixels."""
 
-    train: str = ''  # In data_dir: lines of "path label", iNaturalist's JSON, or class folders.
+    # In data_dir: lines of "path label", iNaturalist's JSON, class folders, or tfds:NAME:SPLIT.
+    train: str = ''
     test: str = ''
     prefixes: tuple[str, ...] = ()  # 'old=new' beginnings of the paths that are listed
     missing: str = 'error'  # Where a listed file is not there; or skip

@@ -19,7 +19,10 @@ import pytest
 import sklearn.datasets
 import tensorflow_datasets as tfds
 
-from balms_jax.data import long_tail, sources
+from balms_jax.data import long_tail, sources, stream_draws, tfds_records
+from balms_jax.data.decoding import CentreCrop
+from balms_jax.data.image_files import ImageFiles
+from balms_jax.data.streamed import Stream
 
 CLASS_NAMES = {
     'cifar10': [f'animal_{j}' for j in range(10)],
@@ -98,6 +101,26 @@ def as_a_set(images, labels):
     return sorted(
         (int(label), image.tobytes()) for image, label in zip(images, labels, strict=True)
     )
+
+
+def test_records_of_a_prepared_set_stand_in_for_files(data_dir):
+    """Any set that TensorFlow Datasets prepared can be streamed: the same images, by class."""
+    listed = tfds_records.read_tfds('cifar10', 'train', data_dir)
+    images = ImageFiles(listed, CentreCrop(32, resize=32))
+    source = sources.load('cifar10', data_dir)
+    assert as_a_set(images[:], listed.labels) == as_a_set(source.train_images, source.train_labels)
+    np.testing.assert_array_equal(listed.labels, np.sort(source.train_labels))
+    assert listed.class_names == source.class_names
+    draws = stream_draws.shuffled(0, 4, len(images))
+    with Stream(images, draws, workers=1) as stream:  # The records are read in another process.
+        np.testing.assert_array_equal(next(stream).images, images[draws(0)])
+
+
+@pytest.mark.parametrize('name', ['cifar100', 'no_such_set'])
+def test_records_that_are_not_prepared_are_named(name, tmp_path):
+    """With the folder, and what would make it."""
+    with pytest.raises(FileNotFoundError, match=f'{name}: no TensorFlow Datasets folder'):
+        tfds_records.read_tfds(name, 'train', tmp_path)
 
 
 @pytest.mark.parametrize('name', CLASS_NAMES)
