@@ -1,6 +1,7 @@
 """Anchors: the boxes that an object is looked for around, at every cell of every pyramid level."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,17 @@ from numpy.typing import NDArray
 STRIDES = (4, 8, 16, 32, 64)  # of the levels P2 to P6
 SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 RATIOS = (0.5, 1.0, 2.0)
+
+
+class Layout(NamedTuple):
+    """Where the pyramid's levels and their anchors are."""
+
+    image_size: tuple[int, int]
+    """Height and width of the images, padding included, in pixels."""
+    strides: tuple[int, ...] = STRIDES
+    """Of the levels, in pixels."""
+    sizes: tuple[float, ...] = SIZES
+    """The root of the anchors' area in each level, in pixels."""
 
 
 def grid_shapes(

@@ -53,22 +53,18 @@ Infer = Callable[[PyTree, PyTree, jax.Array, jax.Array], Detections]
 
 def make_inference(
     architecture: networks.Architecture,
-    image_size: tuple[int, int],
+    layout: anchors.Layout,
     *,
     limits: Limits = LVIS_LIMITS,
     selection: proposals.Selection = proposals.TEST,
-    strides: tuple[int, ...] = anchors.STRIDES,
-    sizes: tuple[float, ...] = anchors.SIZES,
 ) -> Infer:
     """Builds the function that finds the objects of a batch of images.
 
     Args:
         architecture: of the detector.
-        image_size: height and width of the padded images, in pixels.
+        layout: of its levels and anchors.
         limits: which detections are kept.
         selection: which proposals.
-        strides: of the pyramid's levels, in pixels.
-        sizes: the roots of the anchors' areas, in pixels.
 
     Returns:
         (params, batch_stats, images ``[batch, height, width, 3]``, sizes of the images without
@@ -80,7 +76,7 @@ def make_inference(
 
     Example:
         >>> tiny = networks.Architecture(3, depth=10, width=4, channels=8, box_features=16)
-        >>> infer = make_inference(tiny, (64, 64), limits=Limits(10, 0.0))
+        >>> infer = make_inference(tiny, anchors.Layout((64, 64)), limits=Limits(10, 0.0))
         >>> params, stats = jax.eval_shape(
         ...     networks.build(tiny).init, jax.random.key(0), jnp.zeros((2, 64, 64, 3)))
         >>> images, image_sizes = jnp.zeros((2, 64, 64, 3)), jnp.full((2, 2), 64.0)
@@ -92,8 +88,8 @@ def make_inference(
         He et al., Mask R-CNN (arXiv 1703.06870), §3.1: masks of the detections alone.
     """
     detector = networks.build(architecture)
-    levels_anchors = anchors.pyramid_anchors(image_size, strides, sizes)
-    read = strides[:-1]  # The coarsest level is for proposals alone.
+    levels_anchors = anchors.pyramid_anchors(*layout)
+    read = layout.strides[:-1]  # The coarsest level is for proposals alone.
 
     def probabilities(logits: jax.Array) -> jax.Array:
         return jax.nn.softmax(logits)[:, :-1] if architecture.background else jax.nn.sigmoid(logits)

@@ -68,20 +68,9 @@ class Draws(NamedTuple):
     selection: proposals.Selection = proposals.TRAINING
 
 
-class Layout(NamedTuple):
-    """Where the pyramid's levels and anchors are."""
-
-    image_size: tuple[int, int]
-    """Height and width of the padded images, in pixels."""
-    strides: tuple[int, ...] = anchors.STRIDES
-    """Of the levels, in pixels."""
-    sizes: tuple[float, ...] = anchors.SIZES
-    """The root of the anchors' area in each level, in pixels."""
-
-
 def make_losses(
     architecture: networks.Architecture,
-    layout: Layout,
+    layout: anchors.Layout,
     category_loss: CategoryLoss = losses.sigmoid_loss,
     draws: Draws = Draws(),  # noqa: B008 (an immutable tuple)
 ) -> Callable[[PyTree, PyTree, Batch, jax.Array], tuple[Losses, PyTree]]:

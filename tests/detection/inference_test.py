@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from balms_jax.detection import (
+    anchors,
     annotations,
     boxes,
     inference,
@@ -77,7 +78,7 @@ def test_an_images_padding_and_its_neighbours_do_not_matter(background):
     infer = jax.jit(
         inference.make_inference(
             architecture,
-            (64, 64),
+            anchors.Layout((64, 64)),
             limits=inference.Limits(10, 0.0),
             selection=proposals.Selection(50, 30),
         )

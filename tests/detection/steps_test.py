@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from balms_jax.detection import (
+    anchors,
     annotations,
     evaluation,
     inference,
@@ -21,7 +22,7 @@ from balms_jax.detection import (
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 
 SIDE, BATCH, STEPS = 64, 2, 70
-LAYOUT = steps.Layout((SIDE, SIDE), (4, 8, 16, 32, 64), (12.0, 18.0, 26.0, 40.0, 60.0))
+LAYOUT = anchors.Layout((SIDE, SIDE), (4, 8, 16, 32, 64), (12.0, 18.0, 26.0, 40.0, 60.0))
 DRAWS = steps.Draws(32, 0.5, 16, 0.5, proposals.Selection(40, 24))
 TINY = networks.Architecture(
     36,
@@ -88,11 +89,9 @@ def test_the_trained_detector_finds_its_objects(trained, content, batch):
     infer = jax.jit(
         inference.make_inference(
             TINY,
-            (SIDE, SIDE),
+            LAYOUT,
             limits=inference.Limits(30, 1e-3, 300),
             selection=DRAWS.selection,
-            strides=LAYOUT.strides,
-            sizes=LAYOUT.sizes,
         )
     )
     found = infer(state.params, state.batch_stats, batch.images, batch.sizes)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from balms_jax.detection import inference, networks, proposals, regions
+from balms_jax.detection.anchors import Layout
 from balms_jax.detection.suppression import suppress
 from balms_jax.models.torchvision_weights import from_torchvision
 
@@ -138,7 +139,7 @@ def test_the_same_objects_are_found():
     architecture = networks.Architecture(CATEGORIES, depth=18, background=True)
     infer = inference.make_inference(
         architecture,
-        SIDES,
+        Layout(SIDES),
         limits=inference.Limits(20, 0.0, 100 * CATEGORIES),
         selection=proposals.Selection(200, 100),
     )
