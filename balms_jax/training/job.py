@@ -281,7 +281,7 @@ def _open(spec: RunSpec, material: Material, opened: contextlib.ExitStack) -> _R
     records = Records(workdir, config, tensorboard=recipe.records.tensorboard, writes=first)
     opened.callback(records.close)
     if spec.stage_1_from is not None and first:
-        take_over_stage_1(spec.stage_1_from, workdir, recipe.stage_1.steps)
+        take_over_stage_1(spec.stage_1_from, workdir, recipe, material)
     processes.wait(f'{workdir} is there')
     checkpoints = {
         name: open_checkpoints(workdir, recipe, name, material) for name in recipe.stages

@@ -1,5 +1,6 @@
 """Taking over the finished first stage of another run."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from balms_jax.training.checkpoints import CheckpointError
 from balms_jax.training.material import Material
 from balms_jax.training.recipe import Recipe
 from balms_jax.training.records import WorkdirError
-from balms_jax.training.stage_states import open_checkpoints
+from balms_jax.training.stage_states import open_checkpoints, open_features
 
 
 def check_stage_1(run: Path, recipe: Recipe, material: Material) -> None:
@@ -28,18 +29,34 @@ def check_stage_1(run: Path, recipe: Recipe, material: Material) -> None:
         checkpoints.close()
 
 
-def take_over_stage_1(run: Path, workdir: Path, steps: int) -> None:
+def take_over_stage_1(run: Path, workdir: Path, recipe: Recipe, material: Material) -> None:
     """Copies the finished first stage of another run: its last checkpoint and its records.
 
-    Nothing is done where the work directory has a first stage already.
+    Features that it keeps are copied too, if they are those that the second stage takes. Nothing is
+    done where the work directory has a first stage already.
     """
+    steps = recipe.stage_1.steps
     theirs, ours = (folder / 'checkpoints' / 'stage_1' for folder in (run, workdir))
     if ours.exists():
         return
     lines = (run / 'metrics.jsonl').read_text().splitlines(keepends=True)
+    if _has_features(run, recipe, material):
+        shutil.copytree(run / 'features', workdir / 'features', dirs_exist_ok=True)
     ours_unfinished = ours.with_name('.stage_1.unfinished')
     shutil.rmtree(ours_unfinished, ignore_errors=True)
     shutil.copytree(theirs / str(steps), ours_unfinished / str(steps))
     first_stage = [line for line in lines if '"stage": "stage_1"' in line]
     (workdir / 'metrics.jsonl').write_text(''.join(first_stage))
     ours_unfinished.rename(ours)
+
+
+def _has_features(run: Path, recipe: Recipe, material: Material) -> bool:
+    """Whether a run keeps the features that this recipe's second stage takes."""
+    features = open_features(run, recipe, recipe.stage_2, material)
+    if features is None or not recipe.stage_2.steps:
+        return False
+    with contextlib.closing(features):
+        try:
+            return features.latest_step is not None and bool(features.check(0))
+        except CheckpointError:
+            return False

@@ -191,6 +191,9 @@ def test_a_decoupled_run_decodes_for_its_second_stage_once(folder, tmp_path, mon
     with monkeypatch.context() as patched:
         patched.setattr(inputs, 'feature_extractor', extracted)
         assert trained(tmp_path / 'stopped', wanted) == whole
+        # Nor by another method that begins with the same first stage.
+        other = dataclasses.replace(wanted, stage_2=dataclasses.replace(stage_2, batch_size=16))
+        job.train(other, tmp_path / 'other', stage_1_from=tmp_path / 'whole')
 
 
 def test_a_set_of_files_is_read_as_it_is(folder):
