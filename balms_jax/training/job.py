@@ -369,6 +369,8 @@ def _run_stage(
             features = open_features(run.records.workdir, run.recipe, stage, material)
             if features is not None:
                 opened.callback(features.close)
+                known = 'reading' if features.latest_step is not None else 'extracting'
+                progress.say(f'{progress.title} {name}: {known} the features of all images')
             inputs.append(
                 stage_inputs(
                     run.recipe, stage, material, network, current, cached=cached, kept=features
