@@ -10,6 +10,7 @@ import collections
 import contextlib
 import dataclasses
 import gc
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
@@ -22,6 +23,7 @@ from balms_jax.data.decoding import Decoded, Decoder, Fault, Task, check_faults
 from balms_jax.data.dispatch import LocalDispatcher, ProcessDispatcher
 from balms_jax.data.image_files import ImageFiles
 
+FREEING_SECONDS = 0.2
 Draws = Callable[[int], NDArray[np.int32] | None]
 """Step → the examples of the global batch, ``[batch]``; None: they cannot be drawn yet."""
 
@@ -169,6 +171,7 @@ class Stream(Iterator[Batch]):
             self._dispatcher = self._elements = None
             # Grain's iterators are a circle that holds the last element's shared memory.
             gc.collect()
+            time.sleep(FREEING_SECONDS)  # It is freed in a thread, which an exit would cut off.
         self._planned.clear()
 
     def _draw_ahead(self) -> None:
