@@ -40,8 +40,8 @@ class ImageFiles:
         >>> (root / 'cat').mkdir()
         >>> Image.new('RGB', (6, 5)).save(root / 'cat' / '1.jpg')
         >>> images = ImageFiles(read_folders(root), CentreCrop(4, resize=4))
-        >>> images.shape, images[0:1].sum()
-        ((1, 4, 4, 3), 0)
+        >>> print(images.shape, images[0:1].sum())
+        (1, 4, 4, 3) 0
     """
 
     files: ImageList

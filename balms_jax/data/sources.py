@@ -18,16 +18,18 @@ import shlex
 import tarfile
 import urllib.request
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balms_jax import extras
 from balms_jax.data import long_tail
-from balms_jax.data.decoding import CentreCrop, RandomResizedCrop
-from balms_jax.data.image_files import ImageFiles, Images
-from balms_jax.data.list_files import ImageList, ListFileError
+
+if TYPE_CHECKING:  # They need Pillow, which the embedded digits do not.
+    from balms_jax.data.decoding import CentreCrop, RandomResizedCrop
+    from balms_jax.data.image_files import Images
+    from balms_jax.data.list_files import ImageList
 
 # The means and standard deviations that most CIFAR-10 code normalises with. (The latter are means
 # over the images of each image's own deviation; over all pixels it would be 0.247, 0.243, 0.262.)
@@ -65,9 +67,9 @@ class Source:
     """
 
     name: str
-    train_images: Images
+    train_images: 'Images'
     train_labels: NDArray[np.int32]
-    test_images: Images
+    test_images: 'Images'
     test_labels: NDArray[np.int32]
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
@@ -115,11 +117,11 @@ def load(
 
 def of_files(
     name: str,
-    train: ImageList,
-    test: ImageList,
+    train: 'ImageList',
+    test: 'ImageList',
     *,
-    crop: CentreCrop,
-    varied: RandomResizedCrop | None = None,
+    crop: 'CentreCrop',
+    varied: 'RandomResizedCrop | None' = None,
     corrupt: str = 'error',
     threads: int = 2,
 ) -> Source:
@@ -140,6 +142,9 @@ def of_files(
     Raises:
         ListFileError: if the two name their classes differently.
     """
+    from balms_jax.data.image_files import ImageFiles
+    from balms_jax.data.list_files import ListFileError
+
     names = max(train.class_names, test.class_names, key=len)
     for files in (train, test):
         if files.class_names != names[: files.num_classes]:
