@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from balms_jax.data import augment, resident, sources
 from balms_jax.data.image_files import ImageFiles, Images
@@ -65,16 +66,19 @@ def stage_inputs(
             train_images, material.meta_images, source.test_images, train_images, read
         )
 
-    if kept is None or kept.latest_step is None:
+    if kept is None:
         found = _features(recipe, stage, material, network, current)
-        if kept is not None:
-            devices = mesh.of(current.params)
-            kept.save_arrays(0, {name: mesh.lay_out_cut(devices, a) for name, a in found.items()})
-            kept.wait()
     else:
-        found = mesh.gathered(
-            kept.restore_arrays(_features_like(stage, material, network, current))
-        )
+        devices = mesh.of(current.params)
+        assert devices is not None, 'current: is on no mesh'
+        if kept.latest_step is None:
+            found = _features(recipe, stage, material, network, current)
+            cut = {name: mesh.of_features(devices, array.shape) for name, array in found.items()}
+            kept.save_arrays(0, mesh.lay_out(devices, found, cut))
+            kept.wait()
+        else:
+            like = _features_like(stage, material, network, current, devices)
+            found = mesh.gathered(kept.restore_arrays(like))
     train, test = found['train'], found['test']
     return StageInputs(train, found.get('meta', train), test, train[0], resident.read_features)
 
@@ -95,7 +99,7 @@ def _features(
 
 
 def _features_like(
-    stage: Stage, material: Material, network: Network, current: TrainState
+    stage: Stage, material: Material, network: Network, current: TrainState, devices: Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of :func:`_features`, cut over the devices."""
     backbone, stats = current.params['backbone'], current.batch_stats
@@ -104,7 +108,7 @@ def _features_like(
 
     def like(images: Images, *views: int) -> jax.ShapeDtypeStruct:
         shape = (*views, len(images), one.shape[1])
-        sharding = mesh.cut(mesh.of(current.params), shape)
+        sharding = mesh.of_features(devices, shape)
         return jax.ShapeDtypeStruct(shape, one.dtype, sharding=sharding)
 
     shapes = {

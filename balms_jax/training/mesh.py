@@ -8,14 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import (
-    AxisType,
-    Mesh,
-    NamedSharding,
-    PartitionSpec,
-    Sharding,
-    SingleDeviceSharding,
-)
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from balms_jax.models import Network
 
@@ -192,19 +185,11 @@ def lay_out_rows(
     return jax.make_array_from_callback(shape, sharding, of_device)
 
 
-def cut(mesh: Mesh | None, shape: tuple[int, ...]) -> Sharding:
+def of_features(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     """The sharding of features ``[..., examples, features]``: by example, where that is even."""
-    if mesh is None:
-        return SingleDeviceSharding(jax.devices()[0])
     if shape[-2] % mesh.shape['data']:
         return replicated(mesh)
     return NamedSharding(mesh, PartitionSpec(*[None] * (len(shape) - 2), 'data'))
-
-
-def lay_out_cut(mesh: Mesh | None, features: np.ndarray) -> jax.Array:
-    """Features, the same in every process, as :func:`cut` says."""
-    sharding = cut(mesh, features.shape)
-    return jax.make_array_from_callback(features.shape, sharding, lambda index: features[index])
 
 
 def own_rows(mesh: Mesh, size: int) -> slice:
