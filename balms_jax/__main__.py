@@ -3,6 +3,7 @@ r"""Trains a config: ``python -m balms_jax --config FILE[:ARGUMENTS] --workdir D
 The same command goes on with an interrupted run. Any key of the config can be set by a flag:
 
     python -m balms_jax --config configs/digits_lt.py:method=balms --workdir runs/balms
+    python -m balms_jax --config configs/shapes_lt.py:method=balms --workdir runs/shapes
     python -m balms_jax --config configs/cifar_lt.py:dataset=cifar100,method=balms \
         --config.data.data_dir=data --config.seed=1 --workdir runs/cifar100_balms_1
 
@@ -14,6 +15,7 @@ started with --distributed; elsewhere each is told the others:
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from balms_jax import extras
 
@@ -22,10 +24,11 @@ with extras.needed('train', 'training'):
     from absl import app, flags, logging
     from ml_collections import ConfigDict, config_flags
 
+    from balms_jax.detection_training import checks as detector_checks
+    from balms_jax.detection_training.methods import METHODS as DETECTOR_METHODS
     from balms_jax.report import write_report
-    from balms_jax.training import job, processes
+    from balms_jax.training import checks, job, processes
     from balms_jax.training.arguments import parse_flags
-    from balms_jax.training.checks import from_config
     from balms_jax.training.interruption import Interrupted
     from balms_jax.training.methods import METHODS
     from balms_jax.training.progress import Progress
@@ -34,7 +37,8 @@ CONFIG = config_flags.DEFINE_config_file(
     'config',
     None,
     'What to train: FILE, or FILE:name=value,… with the arguments that the file names. All keys '
-    'and their defaults stand in balms_jax/training/recipe.py.',
+    'and their defaults stand in balms_jax/training/recipe.py, those of a detector in '
+    'balms_jax/detection_training/recipe.py.',
 )
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where this run is recorded, and resumed from.')
 STAGE_1_FROM = flags.DEFINE_string(
@@ -66,25 +70,22 @@ def main(arguments: list[str]) -> int:
     config: ConfigDict = CONFIG.value
     if not flags.FLAGS['verbosity'].present:
         logging.set_verbosity(logging.FATAL)  # Of what ends a run the last line tells.
+    of_detector = detector_checks.is_detector(config)
     try:
-        recipe = from_config(config)
+        recipe = (detector_checks if of_detector else checks).from_config(config)
         told = (COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
         if DISTRIBUTED.value or any(value is not None for value in told):
             processes.start(*told, heartbeat_seconds=HEARTBEAT.value)
         progress = Progress(title=recipe.method, quiet=not processes.is_first())
         workdir = Path(str(WORKDIR.value))
-        result = job.train(
+        result = _job(of_detector).train(
             recipe,
             workdir,
             config=config.to_dict(),
             stage_1_from=STAGE_1_FROM.value,
             progress=progress,
-        )['uniform']
-        groups = ', '.join(
-            f'{name} {"absent" if result[name] is None else f"{result[name]:.1%}"}'
-            for name in ('many', 'medium', 'few')
         )
-        progress.say(f'{recipe.method}: top-1 {result["top1"]:.1%} ({groups}), last epoch')
+        progress.say(f'{recipe.method}: {(_detector if of_detector else _classifier)(result)}')
         if processes.is_first():
             progress.say(f'page: {write_report([workdir])}')
     except Interrupted as stop:
@@ -105,11 +106,45 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _job(of_detector: bool) -> Any:
+    """What trains."""
+    if not of_detector:
+        return job
+    with extras.needed('detection', 'a detector'):
+        from balms_jax.detection_training import job as detector_job
+
+        return detector_job
+
+
+def _classifier(result: dict[str, Any]) -> str:
+    uniform = result['uniform']
+    groups = ', '.join(f'{name} {_percent(uniform[name])}' for name in ('many', 'medium', 'few'))
+    return f'top-1 {_percent(uniform["top1"])} ({groups}), last epoch'
+
+
+def _detector(result: dict[str, Any]) -> str:
+    kind = 'masks' if 'masks' in result else 'boxes'
+    groups = {'rare': 'AP_r', 'common': 'AP_c', 'frequent': 'AP_f'}
+    told = ', '.join(f'{name} {_percent(result[kind][key])}' for name, key in groups.items())
+    return f'AP of {kind} {_percent(result[kind]["AP"])} ({told}), last step'
+
+
+def _percent(share: float | None) -> str:
+    return 'absent' if share is None else f'{share:.1%}'
+
+
 def run() -> None:
     """The command."""
     flags.mark_flags_as_required(['config', 'workdir'])
-    methods = '\n'.join(f'  {name}: {method.summary}' for name, method in METHODS.items())
-    sys.modules['__main__'].__doc__ = f'{__doc__}\nMethods:\n{methods}\n'
+    told: dict[str, dict[str, Any]] = {
+        'Methods': METHODS,
+        'Methods of a detector': DETECTOR_METHODS,
+    }
+    listed = ''.join(
+        f'\n{heading}:\n' + ''.join(f'  {name}: {m.summary}\n' for name, m in methods.items())
+        for heading, methods in told.items()
+    )
+    sys.modules['__main__'].__doc__ = f'{__doc__}{listed}'
     # Results must not depend on how many devices draw the random numbers.
     jax.config.update('jax_threefry_partitionable', True)
     app.run(main, flags_parser=parse_flags)

@@ -1,6 +1,6 @@
 """How an image file becomes pixels of one size: decoded by Pillow, cropped, resized; on the host.
 
-It needs numpy and Pillow only, and what is random about a crop comes in as a generator.
+What is random about a crop comes in as a generator.
 """
 
 import dataclasses
@@ -8,8 +8,9 @@ import io
 import struct
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -202,11 +203,53 @@ class Task(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """A decoded task: images ``[examples, size, size, 3]``, ids ``[examples]``, and what failed."""
+    """A decoded task: rows ``[examples, ...]``, ids ``[examples]``, and what failed."""
 
-    images: NDArray[np.uint8]
+    rows: Any
     examples: NDArray[np.int32]
     faults: tuple[Fault, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileReader:
+    """Reads an example's image and transforms it.
+
+    Attributes:
+        paths: ``[examples]``
+        transform: the crop and resize.
+        records: gives the encoded image of a path, where paths name no files.
+    """
+
+    paths: Sequence[str]
+    transform: Transform
+    records: Records | None = None
+
+    def __call__(self, example: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Gives ``[size, size, 3]``; raises what :func:`decode` does."""
+        path = self.paths[example]
+        file = path if self.records is None else io.BytesIO(self.records[path])
+        return decode(file, self.transform, rng)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OfOneClass:
+    """Tells which examples share the class of one.
+
+    Attributes:
+        class_counts: n, ``[classes]``, of examples that are sorted by class.
+
+    Example:
+        >>> OfOneClass(np.array([2, 3]))(2)
+        array([2, 3, 4])
+    """
+
+    class_counts: NDArray[np.int64]
+
+    def __call__(self, example: int) -> NDArray[np.int64]:
+        """Gives their ids."""
+        ends = np.cumsum(self.class_counts)
+        label = np.searchsorted(ends, example, side='right')
+        return np.arange(ends[label] - self.class_counts[label], ends[label])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -214,38 +257,33 @@ class Decoder:
     """Decodes tasks; a result is a function of the files, the seed and the task alone.
 
     Attributes:
-        paths: ``[examples]``, sorted by class.
-        records: gives the encoded image of a path, where paths name no files.
-        class_counts: n, ``[classes]``.
-        transform: the crop and resize.
-        seed: of the crops and replacements, below 2³¹.
-        replace: whether another image of the class takes a corrupt one's place.
+        paths: of the files, for messages, ``[examples]``.
+        reader: reads an example, by what it may draw from: an array, or a tree of arrays.
+        seed: of what it draws and of replacements, below 2³¹.
+        stand_ins: gives the examples that may take a corrupt one's place; None: none may.
     """
 
     paths: Sequence[str]
-    class_counts: NDArray[np.int64]
-    transform: Transform
+    reader: Callable[[int, np.random.Generator], Any]
     seed: int
-    replace: bool
-    records: Records | None = None
+    stand_ins: Callable[[int], NDArray[np.int64]] | None = None
 
     def __call__(self, task: Task) -> Decoded:
         """Decodes a task, up to the first corrupt image whose place nothing takes."""
-        images, examples = [], []
+        rows, examples = [], []
         faults: list[Fault] = []
         for position, drawn in enumerate(task.examples, task.position):
-            image, example, failed = self.read(task.step, position, drawn)
+            row, example, failed = self.read(task.step, position, drawn)
             faults.extend(failed)
-            if image is None:
-                return Decoded(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0, np.int32), (*faults,))
-            images.append(image)
+            if row is None:
+                return Decoded(np.zeros(0, np.uint8), np.zeros(0, np.int32), (*faults,))
+            rows.append(row)
             examples.append(example)
-        return Decoded(np.stack(images), np.array(examples, np.int32), tuple(faults))
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+        return Decoded(stacked, np.array(examples, np.int32), tuple(faults))
 
-    def read(
-        self, step: int, position: int, drawn: int
-    ) -> tuple[NDArray[np.uint8] | None, int, list[Fault]]:
-        """Decodes one example, or, by the policy, the first whole one of others of its class.
+    def read(self, step: int, position: int, drawn: int) -> tuple[Any, int, list[Fault]]:
+        """Decodes one example, or, by the policy, the first whole one of its stand-ins.
 
         Args:
             step: of the batch.
@@ -253,38 +291,33 @@ class Decoder:
             drawn: the example's id.
 
         Returns:
-            The image, or None; the id of the example that it is of; what failed on the way.
+            Its row, or None; the id of the example that it is of; what failed on the way.
         """
         failed: list[tuple[int, str]] = []
         example, attempt = drawn, 0
         # One generator a try: a corrupt image does not move what the others draw.
         rng = np.random.default_rng([self.seed, step, position, attempt])
-        image = None
-        while image is None:
+        row = None
+        while row is None:
             try:
-                image = decode(self._file(example), self.transform, rng)
+                row = self.reader(example, rng)
             except CORRUPT as error:
                 failed.append((example, f'{type(error).__name__}: {error}'))
-                others = self._others(drawn, [e for e, _ in failed]) if self.replace else ()
+                others = self._others(drawn, [e for e, _ in failed])
                 if not len(others):
                     break
                 attempt += 1
                 rng = np.random.default_rng([self.seed, step, position, attempt])
                 example = int(rng.choice(others))
-        replacement = -1 if image is None else example
+        replacement = -1 if row is None else example
         faults = [Fault(position, e, self.paths[e], why, replacement) for e, why in failed]
-        return image, example, faults
-
-    def _file(self, example: int) -> str | io.BytesIO:
-        path = self.paths[example]
-        return path if self.records is None else io.BytesIO(self.records[path])
+        return row, example, faults
 
     def _others(self, drawn: int, failed: list[int]) -> NDArray[np.int64]:
-        """The examples of the drawn one's class that did not fail."""
-        ends = np.cumsum(self.class_counts)
-        end = ends[np.searchsorted(ends, drawn, side='right')]
-        start = end - self.class_counts[np.searchsorted(ends, drawn, side='right')]
-        return np.setdiff1d(np.arange(start, end), failed)
+        """The stand-ins that did not fail."""
+        if self.stand_ins is None:
+            return np.zeros(0, np.int64)
+        return np.setdiff1d(self.stand_ins(drawn), failed)
 
 
 def check_corrupt_policy(policy: str) -> None:
@@ -307,7 +340,7 @@ def check_faults(faults: Sequence[Fault]) -> None:
         )
     for fault in faults:
         warnings.warn(
-            f'{fault.path}: {fault.message}; another image of its class takes its place',
+            f'{fault.path}: {fault.message}; another image takes its place',
             stacklevel=2,
         )
 

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from balms_jax.data.decoding import (
     CentreCrop,
     Decoder,
+    FileReader,
+    OfOneClass,
     RandomResizedCrop,
+    Transform,
     check_corrupt_policy,
     check_faults,
 )
@@ -84,15 +87,7 @@ class ImageFiles:
         Raises:
             CorruptImageError: as by indexing.
         """
-        crop = self.varied if view and self.varied else self.crop
-        decoder = Decoder(
-            self.files.paths,
-            self.files.class_counts,
-            crop,
-            0,
-            self.corrupt == 'skip',
-            self.files.records,
-        )
+        decoder = self._decoder(self.varied if view and self.varied else self.crop, 0)
         chosen = np.arange(len(self))[places].tolist()
         with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:
             read = list(pool.map(lambda place: decoder.read(view, place, place), chosen))
@@ -102,6 +97,19 @@ class ImageFiles:
             assert image is not None
             images[i] = image
         return images
+
+    def decoder(self, seed: int) -> Decoder:
+        """What decodes a training stream's tasks.
+
+        Args:
+            seed: of the crops and of what takes a corrupt image's place.
+        """
+        return self._decoder(self.varied or self.crop, seed)
+
+    def _decoder(self, crop: Transform, seed: int) -> Decoder:
+        files = self.files
+        stand_ins = OfOneClass(files.class_counts) if self.corrupt == 'skip' else None
+        return Decoder(files.paths, FileReader(files.paths, crop, files.records), seed, stand_ins)
 
 
 Images = NDArray[np.uint8] | ImageFiles

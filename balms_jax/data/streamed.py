@@ -13,19 +13,30 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import Any, Protocol
 
 import absl.flags
 import grain
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from balms_jax.data.decoding import Decoded, Decoder, Fault, Task, check_faults
 from balms_jax.data.dispatch import LocalDispatcher, ProcessDispatcher
-from balms_jax.data.image_files import ImageFiles
 
 FREEING_SECONDS = 0.2
 Draws = Callable[[int], NDArray[np.int32] | None]
 """Step → the examples of the global batch, ``[batch]``; None: they cannot be drawn yet."""
+
+
+class Source(Protocol):
+    """Examples that workers decode."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def decoder(self, seed: int) -> Decoder:
+        """What decodes them, for a stream of this seed; it is sent to the workers."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,14 +44,15 @@ class Batch:
     """The rows of a global batch that this process decodes, all of them by default.
 
     Attributes:
-        images: ``[rows, size, size, 3]``, uint8.
-        examples: places in the files, ``[rows]``, int32; a corrupt image's is that of the other
+        images: ``[rows, size, size, 3]``, uint8; of another source the tree of arrays,
+            ``[rows, ...]``, that it reads.
+        examples: places in the source, ``[rows]``, int32; a corrupt image's is that of the other
             that took its place.
         step: of the batch.
         faults: images that could not be decoded, and what took their places.
     """
 
-    images: NDArray[np.uint8]
+    images: Any
     examples: NDArray[np.int32]
     step: int
     faults: tuple[Fault, ...]
@@ -60,7 +72,7 @@ class Stream(Iterator[Batch]):
     of one global batch. Nothing but the step is to be kept to go on later.
 
     Args:
-        images: the files, sorted by class, and how they are cropped.
+        images: the files and how they are read, such as :class:`image_files.ImageFiles`.
         draws: which examples a step takes.
         step: the first one.
         seed: of the crops, 0 to 2³¹ − 1.
@@ -75,6 +87,7 @@ class Stream(Iterator[Batch]):
         >>> import tempfile, pathlib
         >>> from PIL import Image
         >>> from balms_jax.data.decoding import CentreCrop
+        >>> from balms_jax.data.image_files import ImageFiles
         >>> from balms_jax.data.list_files import read_folders
         >>> from balms_jax.data.stream_draws import shuffled
         >>> root = pathlib.Path(tempfile.mkdtemp())
@@ -90,7 +103,7 @@ class Stream(Iterator[Batch]):
 
     def __init__(
         self,
-        images: ImageFiles,
+        images: Source,
         draws: Draws,
         *,
         step: int = 0,
@@ -107,14 +120,7 @@ class Stream(Iterator[Batch]):
         self.images, self.draws, self.step = images, draws, step
         self._workers, self._prefetch = workers, prefetch
         self._rows = slice(None) if rows is None else rows
-        self._decoder = Decoder(
-            images.files.paths,
-            images.files.class_counts,
-            images.varied or images.crop,
-            seed,
-            images.corrupt == 'skip',
-            images.files.records,
-        )
+        self._decoder = images.decoder(seed)
         self._planned: collections.deque[_Planned] = collections.deque()
         self._dispatcher: LocalDispatcher | ProcessDispatcher | None = None
         self._elements: grain.DatasetIterator[Decoded] | None = None
@@ -140,7 +146,9 @@ class Stream(Iterator[Batch]):
         self.step += 1
         # One worker's array may be shared memory, which a copy lets go.
         return Batch(
-            images=np.concatenate([part.images for part in parts]),
+            images=jax.tree.map(
+                lambda *leaves: np.concatenate(leaves), *[part.rows for part in parts]
+            ),
             examples=np.concatenate([part.examples for part in parts]),
             step=planned.step,
             faults=faults,

@@ -101,14 +101,34 @@ def read(path: Path | str) -> Annotations:
         ValueError: if it is no such file, or an annotation is of no image or category of it.
         OSError: if it cannot be read.
     """
+    content = load(path)
     try:
-        content = json.loads(Path(path).read_text(encoding='utf-8'))
+        return parse(content)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
+
+
+def load(path: Path | str) -> dict[str, Any]:
+    """What a file of annotations holds, as it stands there.
+
+    Args:
+        path: of the JSON file.
+
+    Returns:
+        Its images, annotations and categories, as dictionaries.
+
+    Raises:
+        ValueError: if it is no such file.
+        OSError: if it cannot be read.
+    """
+    try:
+        content: dict[str, Any] = json.loads(Path(path).read_text(encoding='utf-8'))
     except ValueError as error:
         raise ValueError(f'{path}: wanted a JSON file of LVIS or COCO ({error})') from None
     missing = {'images', 'annotations', 'categories'} - set(content)
     if missing:
         raise ValueError(f'{path}: got no {", ".join(sorted(missing))}, wanted LVIS or COCO')
-    return parse(content)
+    return content
 
 
 def parse(content: dict[str, Any]) -> Annotations:

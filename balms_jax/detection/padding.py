@@ -8,7 +8,10 @@ from PIL import Image
 
 from balms_jax.detection import run_lengths
 from balms_jax.detection.annotations import AnnotatedImage
+from balms_jax.detection.steps import Batch
 from balms_jax.detection.targets import Objects
+
+SIGNS = np.array([-1, 1, -1, 1], np.float32)  # of x₀, y₀, x₁, y₁ in a mirror
 
 
 class PaddedImage(NamedTuple):
@@ -43,15 +46,37 @@ def padded_image(pixels: NDArray[np.uint8], shape: tuple[int, int], shortest: in
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f'pixels: got shape {pixels.shape}, wanted [rows, columns, 3]')
-    if min(*shape, shortest) < 1:
-        raise ValueError(f'shape: got {shape} and shortest {shortest}, wanted at least a pixel')
     rows, columns = pixels.shape[:2]
-    scale = min(shortest / min(rows, columns), shape[0] / rows, shape[1] / columns)
-    height, width = max(round(scale * rows), 1), max(round(scale * columns), 1)
+    height, width, scale = fitted((rows, columns), shape, shortest)
     resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
     output = np.zeros((*shape, 3), np.uint8)
     output[:height, :width] = np.asarray(resized)
     return PaddedImage(output, np.array([height, width], np.float32), scale)
+
+
+def fitted(size: tuple[int, int], shape: tuple[int, int], shortest: int) -> tuple[int, int, float]:
+    """The size that :func:`padded_image` gives an image.
+
+    Args:
+        size: its rows and columns.
+        shape: height and width after padding, in pixels.
+        shortest: the length of the shorter side, in pixels, if the image then fits the shape.
+
+    Returns:
+        Height and width in pixels, and the scale.
+
+    Raises:
+        ValueError: if a length is below 1.
+
+    Example:
+        >>> fitted((30, 60), (32, 40), shortest=40)[:2]
+        (20, 40)
+    """
+    if min(*shape, shortest) < 1:
+        raise ValueError(f'shape: got {shape} and shortest {shortest}, wanted at least a pixel')
+    rows, columns = size
+    scale = min(shortest / min(rows, columns), shape[0] / rows, shape[1] / columns)
+    return max(round(scale * rows), 1), max(round(scale * columns), 1), scale
 
 
 def padded_objects(
@@ -110,3 +135,38 @@ def padded_objects(
             masks[k] = np.asarray(cropped.resize(size, Image.Resampling.BOX))
     arrays = (boxes, categories, masks, frames, np.arange(number) < found, crowd)
     return Objects(*cast(tuple[Any, ...], arrays))
+
+
+def mirrored(row: Batch, width: float) -> Batch:
+    """Exchanges left and right.
+
+    Args:
+        row: of a batch, NumPy arrays: an image ``[height, width, 3]``, its size, its objects.
+        width: of the image without its padding, in pixels, as the boxes have it.
+
+    Returns:
+        The row; the image stays in the upper left.
+
+    Example:
+        >>> annotated = AnnotatedImage(1, 'a.jpg', 4, 8, np.float32([[1, 0, 3, 4]]), np.int32([5]),
+        ...                        np.array([False]), (None,))
+        >>> image = padded_image(np.zeros((4, 8, 3), np.uint8), (8, 8), shortest=4)
+        >>> row = Batch(image.pixels, image.size, padded_objects(annotated, 1, mask_size=4))
+        >>> mirrored(row, 8.0).objects.boxes.tolist()
+        [[5.0, 0.0, 7.0, 4.0]]
+    """
+    rows, columns = (int(side) for side in row.sizes)
+    pixels = np.array(row.images)
+    pixels[:rows, :columns] = pixels[:rows, :columns][:, ::-1]
+    objects = row.objects
+    # What is padding stays zeros.
+    where: Any = objects.where[:, None]
+    boxes, frames = (
+        np.where(
+            where, np.array([width, 0, width, 0], np.float32) + corners[:, [2, 1, 0, 3]] * SIGNS, 0
+        )
+        for corners in (objects.boxes, objects.frames)
+    )
+    masks = np.ascontiguousarray(objects.masks[:, :, ::-1])
+    exchanged: dict[str, Any] = {'boxes': boxes, 'frames': frames, 'masks': masks}
+    return Batch(cast(Any, pixels), row.sizes, objects._replace(**exchanged))

@@ -1,5 +1,7 @@
 """How often images are drawn for the sake of their rarest category."""
 
+import bisect
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -102,6 +104,84 @@ def repeated(random: np.random.Generator, factors: NDArray[np.floating]) -> NDAr
     whole = np.floor(factors)
     times = whole + (random.random(len(factors)) < factors - whole)
     return random.permutation(np.repeat(np.arange(len(factors)), times.astype(np.int64)))
+
+
+def epochs_of_repeats(
+    seed: int, factors: NDArray[np.floating], batch_size: int
+) -> Callable[[int], NDArray[np.int32]]:
+    r"""The images of every step, where one epoch of :func:`repeated` follows another.
+
+    Args:
+        seed: of everything drawn.
+        factors: r, ``[images]``, of at least 0, not all 0.
+        batch_size: B.
+
+    Returns:
+        Step → places of images, int32, ``[B]``: a function of the arguments alone, whichever step
+        is asked for first. Each epoch begins where the one before ended, within a batch or not.
+
+    Raises:
+        ValueError: if the factors are all 0, or the batch is empty.
+
+    Example:
+        >>> draws = epochs_of_repeats(0, np.array([1.0, 2.0]), batch_size=3)
+        >>> sorted(draws(7).tolist())  # Every epoch is three images long.
+        [0, 1, 1]
+    """
+    factors = np.asarray(factors)
+    if not factors.max(initial=0) > 0 or batch_size < 1:
+        raise ValueError(
+            f'factors: got a largest one of {factors.max(initial=0)} for batches of {batch_size}, '
+            'wanted some above 0 and at least an image'
+        )
+
+    @functools.lru_cache(maxsize=2)
+    def epoch(number: int) -> NDArray[np.int64]:
+        return repeated(np.random.default_rng([seed, number]), factors)
+
+    ends: list[int] = []  # Of the epochs, counted in images; known as far as was asked for.
+
+    def draws(step: int) -> NDArray[np.int32]:
+        first, last = step * batch_size, (step + 1) * batch_size
+        while not ends or ends[-1] < last:
+            ends.append((ends[-1] if ends else 0) + len(epoch(len(ends))))
+        drawn: list[NDArray[np.int64]] = []
+        while first < last:
+            number = bisect.bisect_right(ends, first)
+            begin = ends[number] - len(epoch(number))
+            drawn.append(epoch(number)[first - begin : last - begin])
+            first += len(drawn[-1])
+        return np.concatenate(drawn).astype(np.int32)
+
+    return draws
+
+
+def independent_draws(
+    seed: int, factors: NDArray[np.floating], batch_size: int
+) -> Callable[[int], NDArray[np.int32]]:
+    r"""The images of every step, drawn independently with replacement, as often as repeated.
+
+    .. math:: \Pr(i) = r_i / \sum_k r_k
+
+    Args:
+        seed: of everything drawn.
+        factors: r, ``[images]``, of at least 0, not all 0.
+        batch_size: B.
+
+    Returns:
+        Step → places of images, int32, ``[B]``: a function of the arguments alone.
+
+    Example:
+        >>> independent_draws(0, np.array([0.0, 2.0]), batch_size=3)(5)
+        array([1, 1, 1], dtype=int32)
+    """
+    shares = np.asarray(factors, np.float64) / np.sum(factors)
+
+    def draws(step: int) -> NDArray[np.int32]:
+        random = np.random.default_rng([seed, step])
+        return random.choice(len(shares), batch_size, p=shares).astype(np.int32)
+
+    return draws
 
 
 def draw_images(key: jax.Array, factors: ArrayLike, number: int) -> jax.Array:

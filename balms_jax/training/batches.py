@@ -2,7 +2,7 @@
 
 import concurrent.futures
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -12,6 +12,22 @@ from balms_jax.data.image_files import Images
 from balms_jax.training import mesh
 
 PyTree = Any
+
+
+class Rows(Protocol):
+    """Arrays that are made when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of the array that they would be."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, places: slice) -> np.ndarray:
+        """Makes those at some places."""
+
+
 Inputs = Images | np.ndarray
 """What a network takes: images or features, ``[examples, ...]``."""
 FEATURE_BATCH = 512  # A power of two, which most meshes cut evenly.
@@ -26,7 +42,7 @@ class Batch(NamedTuple):
 
 
 def batches(
-    inputs: Inputs,
+    inputs: Inputs | Rows,
     size: int,
     devices: Mesh | None = None,
     read: Callable[[slice], np.ndarray] | None = None,

@@ -48,19 +48,19 @@ def from_config(config: Mapping[str, Any]) -> Recipe:
 def check(recipe: Recipe) -> None:
     """Raises ConfigError, naming the key, for a recipe that cannot be run."""
     _check_files(recipe)
-    _one_of('data.profile', recipe.data.profile, (*long_tail.PROFILES, 'given'))
+    one_of('data.profile', recipe.data.profile, (*long_tail.PROFILES, 'given'))
     if recipe.data.imbalance_factor < 1:
         got = recipe.data.imbalance_factor
         raise ConfigError(f'data.imbalance_factor: got {got:g}, wanted n_max / n_min of at least 1')
     if not 0 <= recipe.data.held_out < 1:
         raise ConfigError(f'data.held_out: got {recipe.data.held_out}, wanted 0 to less than 1')
-    _one_of('data.augmentation', recipe.data.augmentation, AUGMENTATIONS)
+    one_of('data.augmentation', recipe.data.augmentation, AUGMENTATIONS)
     if recipe.data.augmentation in ('cifar', 'flip_jitter') and recipe.data.name == 'digits':
         raise ConfigError(
             f'data.augmentation: got {recipe.data.augmentation!r} for digits, wanted images of 3 '
             'channels'
         )
-    _one_of('model.batch_norm', recipe.model.batch_norm, BATCH_NORMS)
+    one_of('model.batch_norm', recipe.model.batch_norm, BATCH_NORMS)
     if not recipe.stage_1.steps > 0:
         raise ConfigError(f'stage_1.steps: got {recipe.stage_1.steps}, wanted at least 1')
     if recipe.stage_1.trains != 'all':
@@ -72,7 +72,7 @@ def check(recipe: Recipe) -> None:
         if stage.steps:
             _check_stage_of_run(name, stage, recipe)
     evaluation = recipe.evaluation
-    _one_of('evaluation.classifier', evaluation.classifier, TEST_CLASSIFIERS)
+    one_of('evaluation.classifier', evaluation.classifier, TEST_CLASSIFIERS)
     if evaluation.classifier != 'trained' and recipe.model.classifier != 'linear':
         raise ConfigError(
             f'evaluation.classifier: got {evaluation.classifier!r} of a '
@@ -84,14 +84,14 @@ def check(recipe: Recipe) -> None:
             'and data.held_out = 0: wanted a share above 0'
         )
     for prior in evaluation.test_priors:
-        _one_of('evaluation.test_priors', prior, ('uniform', 'train', 'reversed'))
+        one_of('evaluation.test_priors', prior, ('uniform', 'train', 'reversed'))
     if 'uniform' not in evaluation.test_priors:
         raise ConfigError("evaluation.test_priors: wanted 'uniform' among them")
-    _positive('evaluation.batch_size', evaluation.batch_size)
-    _positive('evaluation.gradient_examples', evaluation.gradient_examples)
-    _positive('records.checkpoint_every', recipe.records.checkpoint_every)
-    _positive('records.keep', recipe.records.keep)
-    _positive('records.rates_every', recipe.records.rates_every)
+    positive('evaluation.batch_size', evaluation.batch_size)
+    positive('evaluation.gradient_examples', evaluation.gradient_examples)
+    positive('records.checkpoint_every', recipe.records.checkpoint_every)
+    positive('records.keep', recipe.records.keep)
+    positive('records.rates_every', recipe.records.rates_every)
     for key in (
         'seed',
         'devices',
@@ -178,10 +178,10 @@ def _check_files(recipe: Recipe) -> None:
                 f"data.files.{key}: got '' for {data.name!r}, wanted a list or a folder; "
                 f'known without are {", ".join(SOURCES)}'
             )
-    _one_of('data.files.missing', files.missing, MISSING_POLICIES)
-    _one_of('data.files.corrupt', files.corrupt, CORRUPT_POLICIES)
-    _one_of('data.files.crop', files.crop, CROPS)
-    _positive('data.files.size', files.size)
+    one_of('data.files.missing', files.missing, MISSING_POLICIES)
+    one_of('data.files.corrupt', files.corrupt, CORRUPT_POLICIES)
+    one_of('data.files.crop', files.crop, CROPS)
+    positive('data.files.size', files.size)
     if files.resize < files.size:
         raise ConfigError(
             f'data.files.resize: got {files.resize}, wanted at least the size, {files.size}'
@@ -210,12 +210,12 @@ def _check_stage(name: str, stage: Stage) -> None:
     if stage.steps < 0:
         raise ConfigError(f'{name}.steps: got {stage.steps}, wanted at least 0')
     for key in ('batch_size', 'views', 'accumulation'):
-        _positive(f'{name}.{key}', getattr(stage, key))
+        positive(f'{name}.{key}', getattr(stage, key))
     _check_accumulation(f'{name}.accumulation', stage)
-    _one_of(f'{name}.trains', stage.trains, ('all', 'classifier', 'scales'))
+    one_of(f'{name}.trains', stage.trains, ('all', 'classifier', 'scales'))
     _check_loss(f'{name}.loss', stage)
-    _one_of(f'{name}.features', stage.features, ('cached', 'recomputed'))
-    _one_of(f'{name}.draws', stage.draws, DRAWS)
+    one_of(f'{name}.features', stage.features, ('cached', 'recomputed'))
+    one_of(f'{name}.draws', stage.draws, DRAWS)
     optimizer, meta = stage.optimizer, stage.meta
     for key in ('learning_rate', 'warmup_from', 'momentum', 'weight_decay'):
         if not getattr(optimizer, key) >= 0:
@@ -227,24 +227,24 @@ def _check_stage(name: str, stage: Stage) -> None:
             f'{name}.optimizer.warmup_steps: got {optimizer.warmup_steps}, wanted 0 to less than '
             f'the {stage.steps} steps of the stage'
         )
-    _positive(f'{name}.optimizer.hold', optimizer.hold)
-    _one_of(f'{name}.mixup_partners', stage.mixup_partners, ('batch', 'class_balanced'))
+    positive(f'{name}.optimizer.hold', optimizer.hold)
+    one_of(f'{name}.mixup_partners', stage.mixup_partners, ('batch', 'class_balanced'))
     if not 0 <= stage.averaging < 1:
         raise ConfigError(f'{name}.averaging: got {stage.averaging}, wanted 0 to less than 1')
     if stage.mixup < 0:
         raise ConfigError(f'{name}.mixup: got {stage.mixup}, wanted at least 0')
-    _one_of(f'{name}.meta.rebalancer', meta.rebalancer, ('none', *REBALANCERS))
+    one_of(f'{name}.meta.rebalancer', meta.rebalancer, ('none', *REBALANCERS))
     if meta.rebalancer == 'none':
         return
-    _one_of(f'{name}.meta.source', meta.source, META_SOURCES)
-    _one_of(f'{name}.meta.draws', meta.draws, ('stratified', 'class_balanced'))
-    _one_of(f'{name}.meta.estimator', meta.estimator, tuple(ESTIMATORS))
+    one_of(f'{name}.meta.source', meta.source, META_SOURCES)
+    one_of(f'{name}.meta.draws', meta.draws, ('stratified', 'class_balanced'))
+    one_of(f'{name}.meta.estimator', meta.estimator, tuple(ESTIMATORS))
     if not meta.temperature > 0:
         raise ConfigError(
             f'{name}.meta.temperature: got {meta.temperature}, wanted a number above 0'
         )
-    _one_of(f'{name}.meta.mode', meta.mode, tuple(meta_gradients.MODES))
-    _positive(f'{name}.meta.batch_size', meta.batch_size)
+    one_of(f'{name}.meta.mode', meta.mode, tuple(meta_gradients.MODES))
+    positive(f'{name}.meta.batch_size', meta.batch_size)
     if stage.draws != 'shuffled':
         raise ConfigError(
             f'{name}.draws: got {stage.draws!r} beside meta.rebalancer = {meta.rebalancer!r}, '
@@ -354,8 +354,8 @@ def _check_accumulation(key: str, stage: Stage) -> None:
 
 def _check_loss(name: str, stage: Stage) -> None:
     loss = stage.loss
-    _one_of(f'{name}.name', loss.name, LOSSES)
-    _one_of(f'{name}.class_weights', loss.class_weights, CLASS_WEIGHTS)
+    one_of(f'{name}.name', loss.name, LOSSES)
+    one_of(f'{name}.class_weights', loss.class_weights, CLASS_WEIGHTS)
     for key in ('gamma', 'margin'):
         if not getattr(loss, key) >= 0:
             raise ConfigError(f'{name}.{key}: got {getattr(loss, key)}, wanted at least 0')
@@ -373,11 +373,13 @@ def _check_loss(name: str, stage: Stage) -> None:
         )
 
 
-def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ConfigError for what is no choice of a key."""
     if value not in choices:
         raise ConfigError(f'{key}: got {value!r}, wanted one of {", ".join(choices)}')
 
 
-def _positive(key: str, value: int) -> None:
+def positive(key: str, value: int) -> None:
+    """Raises ConfigError for a number below 1."""
     if not value > 0:
         raise ConfigError(f'{key}: got {value}, wanted at least 1')

@@ -389,9 +389,11 @@ def _run_stage(
     scans = not streams and (cached or jax.default_backend() != 'cpu')
     loop = stages.Loop(
         name=name,
-        stage=stage,
-        recipe=recipe,
         step=steps.make_step(task, stage, rebalancer),
+        total=stage.steps,
+        batch_size=stage.batch_size,
+        evaluation_every=recipe.evaluation.every,
+        records=recipe.records,
         steps_per_call=recipe.steps_per_call or (SCANNED_STEPS if scans else 1),
         own_inputs=cached and len(runs) > 1,  # Features are each run's, images are for all.
         between=make_schedule(material, network) if stage.loss.name == 'cost_sensitive' else None,

@@ -39,6 +39,9 @@ BATCH_NORMS = ('global', 'device')
 TEST_CLASSIFIERS = ('trained', 'tau_normalized', 'nearest_mean')
 
 
+Settings = typing.TypeVar('Settings')
+
+
 class ConfigError(ValueError):
     """A config that cannot be run; the message names the key."""
 
@@ -215,8 +218,8 @@ class Recipe:
         return {name: stage for name, stage in stages.items() if stage.steps}
 
 
-def to_config(recipe: Recipe) -> ConfigDict:
-    """The recipe as a config that flags can override."""
+def to_config(recipe: Any) -> ConfigDict:
+    """A recipe, of a classifier or of a detector, as a config that flags can override."""
     return ConfigDict(dataclasses.asdict(recipe))
 
 
@@ -232,24 +235,36 @@ def read(config: Mapping[str, Any]) -> Recipe:
     Raises:
         ConfigError: for an unknown key or a wrong type.
     """
-    recipe: Recipe = _read(Recipe, dict(config), '')
-    return recipe
+    return read_as(Recipe, config)
 
 
-def _read(cls: type, values: dict[str, Any], prefix: str) -> Any:
+def read_as(cls: type[Settings], values: Mapping[str, Any], prefix: str = '') -> Settings:
+    """Reads settings, tables of them within tables, into frozen dataclasses.
+
+    Args:
+        cls: of the settings.
+        values: by the names of its fields; absent ones get the default.
+        prefix: of their keys in messages.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: for an unknown key or a wrong type.
+    """
     types = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
+    known = {f.name for f in dataclasses.fields(typing.cast(Any, cls))}
     for key in values:
         if key not in known:
             near = ', '.join(sorted(known))
             raise ConfigError(f'{prefix}{key}: no such key; wanted one of {near}')
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for key, value in values.items():
         kind = types[key]
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, Mapping | ConfigDict):
                 raise ConfigError(f'{prefix}{key}: got {value!r}, wanted a table of keys')
-            arguments[key] = _read(typing.cast(type, kind), dict(value), f'{prefix}{key}.')
+            arguments[key] = read_as(typing.cast(type, kind), dict(value), f'{prefix}{key}.')
         else:
             arguments[key] = _value(f'{prefix}{key}', kind, value)
     return cls(**arguments)
@@ -259,9 +274,11 @@ def _value(key: str, kind: Any, value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if typing.get_origin(kind) is tuple:
-        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-            return tuple(value)
-        raise ConfigError(f'{key}: got {value!r}, wanted names')
+        of_each = typing.get_args(kind)[0]
+        if not isinstance(value, list | tuple):
+            wanted = 'names' if of_each is str else 'numbers'
+            raise ConfigError(f'{key}: got {value!r}, wanted {wanted}')
+        return tuple(_value(key, of_each, each) for each in value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         got = type(value).__name__
         raise ConfigError(f'{key}: got {value!r} of type {got}, wanted {kind.__name__}')

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from balms_jax.training import steps
+from balms_jax.training import recipe, steps
 from balms_jax.training.checkpoints import Checkpoints
 from balms_jax.training.interruption import Interrupted, Interruption
 from balms_jax.training.progress import Progress
-from balms_jax.training.recipe import Recipe, Stage
 from balms_jax.training.records import Records
 from balms_jax.training.state import TrainState, stack, unstack
 
@@ -41,10 +40,14 @@ class Loop:
     """What a stage's loop needs beside its states."""
 
     name: str
-    stage: Stage
-    recipe: Recipe  # of any of the runs
     step: steps.Step
-    steps_per_call: int
+    total: int  # steps
+    batch_size: int  # images of a step
+    evaluation_every: int  # steps; 0: at the end alone
+    records: recipe.Records
+    steps_per_call: int = 1
+    evaluates_ends: bool = True
+    """Whether it is evaluated before the first step and after the last one too."""
     own_inputs: bool = False
     """Whether each of several runs has inputs of its own, stacked."""
     between: Callable[[TrainState], TrainState] | None = None
@@ -79,7 +82,7 @@ def run(
         CheckpointError: if one could not be written, at the next one or at the end.
     """
     runs = len(states)
-    recipe, total = loop.recipe, loop.stage.steps
+    total = loop.total
     step, state = int(states[0].step), stack(states)
     stays = jax.tree.map(lambda leaf: leaf.sharding, state)
     run_steps = steps.compile_steps(loop.step, runs, own_inputs=loop.own_inputs, stays=stays)
@@ -93,16 +96,16 @@ def run(
     def settle() -> None:
         nonlocal pending
         if pending is not None:
-            _write_metrics([each.records for each in kept], *pending, recipe.records.rates_every)
+            _write_metrics([each.records for each in kept], *pending, loop.records.rates_every)
             pending = None
 
-    if step == 0:
+    if step == 0 and loop.evaluates_ends:
         evaluate()
-    with progress.stage(loop.name, total, step, runs * loop.stage.batch_size) as show:
+    with progress.stage(loop.name, total, step, runs * loop.batch_size) as show:
         while step < total:
             # Boundaries are absolute, so that a resumed run makes the same compiled calls.
-            boundary = min(_next(step, recipe.evaluation.every), total)
-            boundary = min(boundary, _next(step, recipe.records.checkpoint_every))
+            boundary = min(_next(step, loop.evaluation_every), total)
+            boundary = min(boundary, _next(step, loop.records.checkpoint_every))
             if loop.between is not None:
                 boundary = min(boundary, _next(step, loop.epoch))
             whole = step % loop.steps_per_call == 0 and step + loop.steps_per_call <= boundary
@@ -114,14 +117,15 @@ def run(
             pending = (step, metrics)
             if loop.between is not None and _due(step, loop.epoch):
                 state = stack([loop.between(each) for each in unstack(state, runs)])
-            if step == total or _due(step, recipe.evaluation.every):
+            ends = step == total and loop.evaluates_ends
+            if ends or _due(step, loop.evaluation_every):
                 settle()
                 evaluate()
             stopping = interruption.agreed()
-            if stopping or step == total or _due(step, recipe.records.checkpoint_every):
+            if stopping or step == total or _due(step, loop.records.checkpoint_every):
                 settle()
                 now = time.monotonic()
-                images = (step - clock_step) * loop.stage.batch_size
+                images = (step - clock_step) * loop.batch_size
                 for each, files in zip(unstack(state, runs), kept, strict=True):
                     files.records.sync()
                     files.checkpoints.save(each)

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 from pathlib import Path
 
-from balms_jax.training.checkpoints import CheckpointError
+from balms_jax.training.checkpoints import CheckpointError, Checkpoints
 from balms_jax.training.material import Material
 from balms_jax.training.recipe import Recipe
 from balms_jax.training.records import WorkdirError
@@ -17,10 +17,22 @@ def check_stage_1(run: Path, recipe: Recipe, material: Material) -> None:
     Raises:
         WorkdirError: with what differs.
     """
-    theirs, steps = run / 'checkpoints' / 'stage_1', recipe.stage_1.steps
-    if not (theirs / str(steps)).is_dir():
+    check_finished(run, recipe.stage_1.steps, open_checkpoints(run, recipe, 'stage_1', material))
+
+
+def check_finished(run: Path, steps: int, checkpoints: Checkpoints) -> None:
+    """Refuses a run whose first stage is not that of the checkpoints' identity, or not finished.
+
+    Args:
+        run: its work directory.
+        steps: of the first stage.
+        checkpoints: of its first stage, as this run would open them; they are closed.
+
+    Raises:
+        WorkdirError: with what differs.
+    """
+    if not (checkpoints.directory / str(steps)).is_dir():
         raise WorkdirError(f'stage_1_from: {run} holds no first stage finished at step {steps}')
-    checkpoints = open_checkpoints(run, recipe, 'stage_1', material)
     try:
         checkpoints.check(steps)
     except CheckpointError as error:
@@ -35,12 +47,23 @@ def take_over_stage_1(run: Path, workdir: Path, recipe: Recipe, material: Materi
     Features that it keeps are copied too, if they are those that the second stage takes. Nothing is
     done where the work directory has a first stage already.
     """
-    steps = recipe.stage_1.steps
+    copy_stage_1(run, workdir, recipe.stage_1.steps, features=_has_features(run, recipe, material))
+
+
+def copy_stage_1(run: Path, workdir: Path, steps: int, *, features: bool = False) -> None:
+    """Copies a finished first stage, as :func:`take_over_stage_1` does.
+
+    Args:
+        run: whose it is.
+        workdir: where it goes.
+        steps: of the stage.
+        features: whether those that the run keeps are copied too.
+    """
     theirs, ours = (folder / 'checkpoints' / 'stage_1' for folder in (run, workdir))
     if ours.exists():
         return
     lines = (run / 'metrics.jsonl').read_text().splitlines(keepends=True)
-    if _has_features(run, recipe, material):
+    if features:
         shutil.copytree(run / 'features', workdir / 'features', dirs_exist_ok=True)
     ours_unfinished = ours.with_name('.stage_1.unfinished')
     shutil.rmtree(ours_unfinished, ignore_errors=True)

@@ -13,7 +13,6 @@ from balms_jax.data import stream_draws
 from balms_jax.data.decoding import (
     CentreCrop,
     CorruptImageError,
-    Decoder,
     RandomResizedCrop,
     Task,
     random_window,
@@ -273,11 +272,10 @@ def test_a_class_without_any_whole_image_is_an_error_under_either_policy(tmp_pat
 
 def test_a_corrupt_neighbour_does_not_move_an_image(with_corrupt):
     """Each example's randomness goes by its own place in the batch."""
-    listed = with_corrupt('skip').files
+    decoder = with_corrupt('skip').decoder(seed=0)
 
     def decode(examples):
-        decoder = Decoder(listed.paths, listed.class_counts, RandomResizedCrop(8), 0, True)
-        return decoder(Task(step=1, position=4, examples=examples)).images[1]
+        return decoder(Task(step=1, position=4, examples=examples)).rows[1]
 
     np.testing.assert_array_equal(decode((0, 4)), decode((5, 4)))
 

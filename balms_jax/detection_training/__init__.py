@@ -1,0 +1,1 @@
+"""Training a detector from a config: the same loop, records and checkpoints as a classifier's."""

@@ -1,0 +1,411 @@
+"""A detector's whole run: data, stages, evaluation, records."""
+
+import contextlib
+import dataclasses
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from balms_jax import models
+from balms_jax.data.streamed import Stream
+from balms_jax.detection import networks, region_sources, repeat_factors
+from balms_jax.detection.inference import Detections
+from balms_jax.detection.steps import Batch
+from balms_jax.detection_training import evaluation, steps
+from balms_jax.detection_training.checks import check, check_divisible
+from balms_jax.detection_training.evaluation import Compiled
+from balms_jax.detection_training.material import Material, load_material
+from balms_jax.detection_training.recipe import Recipe, Stage
+from balms_jax.training import mesh, processes, stages
+from balms_jax.training.checkpoints import Checkpoints
+from balms_jax.training.interruption import Interruption
+from balms_jax.training.progress import Progress
+from balms_jax.training.records import Records, identity
+from balms_jax.training.state import TrainState
+from balms_jax.training.takeover import check_finished, copy_stage_1
+
+PyTree = Any
+SCANNED_STEPS = 50  # of cached regions, in one compiled call
+PICTURES = 'pictures.npz'
+
+
+def train(
+    recipe: Recipe,
+    workdir: Path | str,
+    *,
+    config: dict[str, Any] | None = None,
+    stage_1_from: Path | str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Runs a recipe, or goes on with it where the work directory stands.
+
+    Args:
+        recipe: what to train.
+        workdir: where it is recorded: this run's alone.
+        config: the config the recipe was read from, for the record; by default the recipe itself.
+        stage_1_from: another run whose finished first stage, the same as this one's, is taken over.
+        progress: where to show how far it is.
+
+    Returns:
+        The final evaluation, as in ``evaluation.json``.
+
+    Raises:
+        ConfigError, FileNotFoundError, ValueError: before any work, if it cannot be run.
+        WorkdirError, CheckpointError: if the work directory is another run's, or damaged.
+        CorruptImageError: if an image cannot be read, and nothing may take its place.
+        NonFiniteLossError: if the loss is not finite.
+        Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
+    """
+    workdir, progress = Path(workdir), progress or Progress(quiet=True)
+    check(recipe)
+    devices = mesh.data_mesh(recipe.devices)
+    check_divisible(recipe, devices.shape['data'])
+    material = load_material(recipe)
+    processes.check_same('config', dataclasses.asdict(recipe))
+    processes.check_same('data', material.fingerprint)
+    if any(material.dropped):
+        progress.say(f'left out of training: {described(material.dropped._asdict())}')
+    if stage_1_from is not None:
+        theirs = open_checkpoints(Path(stage_1_from), recipe, 'stage_1', material)
+        check_finished(Path(stage_1_from), recipe.stage_1.steps, theirs)
+    with contextlib.ExitStack() as opened:
+        run = _open(recipe, workdir, config, stage_1_from, material, opened)
+        interruption = opened.enter_context(Interruption())
+        functions = evaluation.compiled(recipe, len(material.categories))
+        final = _run_stages(run, material, devices, functions, interruption, progress)
+        last = list(recipe.stages.values())[-1]
+        result, pictures = evaluation.final_evaluation(
+            recipe, last, material, devices, functions, final
+        )
+        run.records.json('run', facts(recipe, material, devices, final, run.skipped))
+        if processes.is_first():
+            keep_pictures(workdir / PICTURES, material, pictures)
+        run.records.json('evaluation', result)
+        return result
+
+
+def described(counts: dict[str, int]) -> str:
+    """``{'images': 2, 'boxes': 0}`` → ``2 images``."""
+    return ', '.join(f'{n} {name.replace("_", " ")}' for name, n in counts.items() if n)
+
+
+def facts(
+    recipe: Recipe,
+    material: Material,
+    devices: Mesh,
+    state: TrainState,
+    skipped: Counter[str] | None = None,
+) -> dict[str, Any]:
+    """What stands in run.json."""
+    packages = ('balms_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+    detector = recipe.detector
+    learns = any(stage.meta.rebalancer != 'none' for stage in recipe.stages.values())
+    return {
+        'kind': 'detector',
+        'method': recipe.method,
+        'dataset': recipe.data.name,
+        'seed': recipe.seed,
+        'recipe': recipe.name,
+        'network': f'Mask R-CNN, ResNet-{detector.depth} of width {detector.width}, '
+        f'{detector.channels} channels, {detector.dtype}',
+        'parameter_count': models.count_parameters(state.params),
+        'train_images': len(material.train),
+        'test_images': len(material.test),
+        'dropped': material.dropped._asdict(),
+        'category_names': [category.name for category in material.categories],
+        'frequencies': [category.frequency for category in material.categories],
+        'image_counts': [category.image_count for category in material.categories],
+        'object_counts': material.object_counts.tolist(),
+        'meta_set': 'the training images, drawn by max 1/f of their categories' if learns else None,
+        'selection_rule': 'last step',
+        'data_fingerprint': material.fingerprint,
+        'replaced_images': dict(skipped or {}),
+        'device': f'{devices.size} x {devices.devices.flat[0].device_kind}',
+        'versions': {
+            'python': platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        },
+        'stages': [
+            {'name': name, 'steps': stage.steps, 'batch_size': stage.batch_size}
+            for name, stage in recipe.stages.items()
+        ],
+    }
+
+
+def keep_pictures(file: Path, material: Material, pictures: list[tuple[int, Detections]]) -> None:
+    """Keeps the first test images with what is found in them, for the page."""
+    if not pictures:
+        return
+    places, found = zip(*pictures, strict=True)
+    sizes, scales = material.test.sizes()
+    arrays: dict[str, Any] = {
+        'images': np.concatenate([material.test[place : place + 1] for place in places]),
+        'sizes': sizes[list(places)],
+        'scales': scales[list(places)],
+        'places': np.array(places),
+        **{name: np.stack([getattr(each, name) for each in found]) for name in Detections._fields},
+    }
+    np.savez_compressed(file, **arrays)
+
+
+def open_checkpoints(workdir: Path, recipe: Recipe, name: str, material: Material) -> Checkpoints:
+    """The checkpoints of a stage, for none but the run, or runs, that share it."""
+    config = dataclasses.asdict(recipe)
+    names = list(recipe.stages)
+    keys = ['seed', 'data', 'detector', 'draws', *names[: names.index(name) + 1]]
+    shared = identity({key: config[key] for key in keys})
+    shared['data_fingerprint'] = material.fingerprint
+    return Checkpoints(workdir / 'checkpoints' / name, keep=recipe.records.keep, identity=shared)
+
+
+class _Run(NamedTuple):
+    """The run, opened."""
+
+    recipe: Recipe
+    records: Records
+    checkpoints: dict[str, Checkpoints]  # by stage
+    skipped: Counter[str]  # how often each corrupt image was replaced, by name
+
+
+def _open(
+    recipe: Recipe,
+    workdir: Path,
+    config: dict[str, Any] | None,
+    stage_1_from: Path | str | None,
+    material: Material,
+    opened: contextlib.ExitStack,
+) -> _Run:
+    """Opens the work directory, to go on where it stands."""
+    first = processes.is_first()
+    records = Records(
+        workdir,
+        config if config is not None else dataclasses.asdict(recipe),
+        tensorboard=recipe.records.tensorboard,
+        writes=first,
+    )
+    opened.callback(records.close)
+    if stage_1_from is not None and first:
+        copy_stage_1(Path(stage_1_from), workdir, recipe.stage_1.steps)
+    processes.wait(f'{workdir} is there')
+    checkpoints = {
+        name: open_checkpoints(workdir, recipe, name, material) for name in recipe.stages
+    }
+    for each in checkpoints.values():
+        opened.callback(each.close)
+    steps_done = {name: each.latest_step for name, each in checkpoints.items()}
+    records.resume({name: step for name, step in steps_done.items() if step is not None})
+    return _Run(recipe, records, checkpoints, Counter())
+
+
+def _run_stages(
+    run: _Run,
+    material: Material,
+    devices: Mesh,
+    functions: Compiled,
+    interruption: Interruption,
+    progress: Progress,
+) -> TrainState:
+    """Takes the run through its stages; returns what they end in."""
+    recipe = run.recipe
+    init_key, key = jax.random.split(jax.random.key(recipe.seed))
+    params, batch_stats = first_weights(recipe, material, init_key)
+    for index, (name, stage) in enumerate(recipe.stages.items()):
+        first = steps.first_state(
+            recipe, stage, jax.random.fold_in(key, index), params, batch_stats
+        )
+        state = mesh.lay_out(devices, first)
+        run.records.begin(name)
+        if index == 0:
+            run.records.json('run', facts(recipe, material, devices, state))
+        done = run.checkpoints[name].latest_step
+        if done is not None:
+            state = run.checkpoints[name].restore(state)
+        title = f'{progress.title} {name}'
+        if done == stage.steps:
+            progress.say(f'{title}: finished before')
+        else:
+            if done is not None:
+                progress.say(f'{title}: goes on from step {done}')
+            state = _run_stage(
+                run, name, material, devices, functions, state, interruption, progress
+            )
+        # A copy: a state is donated to its steps, and the next stage's begins with these arrays.
+        params, batch_stats = jax.tree.map(jnp.copy, (state.params, state.batch_stats))
+    return state
+
+
+def first_weights(recipe: Recipe, material: Material, key: jax.Array) -> tuple[PyTree, PyTree]:
+    """The parameters and statistics that the first stage starts from."""
+    detector = networks.build(steps.architecture_of(recipe, len(material.categories)))
+    images = jnp.zeros((1, recipe.data.height, recipe.data.width, 3))
+    params, batch_stats = jax.jit(detector.init)(key, images)
+    return params, batch_stats
+
+
+def _run_stage(
+    run: _Run,
+    name: str,
+    material: Material,
+    devices: Mesh,
+    functions: Compiled,
+    state: TrainState,
+    interruption: Interruption,
+    progress: Progress,
+) -> TrainState:
+    """Opens what the stage's steps are given, and runs it."""
+    recipe, stage = run.recipe, run.recipe.stages[name]
+    cached = stage.trains == 'classifier' and stage.regions == 'cached'
+    loop = stages.Loop(
+        name=name,
+        step=steps.make_step(recipe, stage, material, mesh.placed_by_example(devices)),
+        total=stage.steps,
+        batch_size=stage.batch_size,
+        evaluation_every=recipe.evaluation.every,
+        records=recipe.records,
+        steps_per_call=SCANNED_STEPS if cached else 1,
+        evaluates_ends=False,
+    )
+
+    def evaluate(state: TrainState) -> dict[str, Any]:
+        found = evaluation.find(
+            recipe, material, devices, functions, state.params, state.batch_stats
+        )
+        of_kinds = evaluation.scalars(evaluation.precision(recipe, material, found))
+        return next(iter(of_kinds.values()))  # Of the masks, where there are any.
+
+    kept = stages.Kept(evaluate, run.checkpoints[name], run.records)
+    with contextlib.ExitStack() as opened:
+        if cached:
+            progress.say(f'{progress.title} {name}: reading the regions of all images')
+            cached_once = cached_regions(recipe, stage, material, devices, functions, state)
+            given = _resident(cached_once, devices)
+        else:
+            given = opened.enter_context(_streams(run, stage, material, devices, int(state.step)))
+        (after,) = stages.run(loop, [state], given, [kept], interruption, progress)
+        return after
+
+
+class Cached(NamedTuple):
+    """Regions of all training images, and how often each image is drawn; on the host."""
+
+    regions: region_sources.CachedRegions
+    factors: np.ndarray
+    meta_factors: np.ndarray
+
+
+def cached_regions(
+    recipe: Recipe,
+    stage: Stage,
+    material: Material,
+    devices: Mesh,
+    functions: Compiled,
+    state: TrainState,
+) -> Cached:
+    """Reads the regions of all training images once, in as many views as the stage says.
+
+    Args:
+        recipe: the recipe.
+        stage: that trains the class layer alone.
+        material: with the images.
+        devices: the mesh that batches are cut over.
+        functions: of the detector.
+        state: whose network reads them.
+
+    Returns:
+        The regions, one view of all images after another.
+    """
+    still, places = evaluation.unvaried(material), np.arange(len(material.train))
+    numbered: list[np.ndarray] = []
+
+    def read(params: PyTree, batch_stats: PyTree, batch: Batch, keys: jax.Array) -> Any:
+        found = mesh.gathered(functions.read(params, batch_stats, batch, keys[0]))
+        return jax.tree.map(lambda array: array[None], found)
+
+    def views() -> Iterator[Batch]:
+        for view in range(stage.views):
+            # The first view is as at test, the others as training sees the images.
+            source = still if view == 0 else material
+            for batch, real in evaluation.train_batches(
+                source, places, stage.batch_size, devices, seed=2 * recipe.seed + view
+            ):
+                numbered.append(real)
+                yield batch
+
+    key = jax.random.fold_in(state.key, stage.steps)  # Of no step.
+    regions = region_sources.cache(read, key, state.params, state.batch_stats, views())
+    is_first = np.concatenate(numbered)
+    shape = (stage.views, -1)
+
+    def of_slots(factors: np.ndarray) -> np.ndarray:
+        slots = is_first.reshape(shape)
+        padded = np.zeros(slots.shape, np.float32)
+        padded[slots] = np.tile(factors, stage.views)
+        return padded.reshape(-1)
+
+    return Cached(regions, of_slots(material.factors), of_slots(material.meta_factors))
+
+
+def _resident(cached: Cached, devices: Mesh) -> Callable[[TrainState], tuple[PyTree, PyTree]]:
+    """What every step is given: the same regions, on every device."""
+    regions, factors, meta_factors = mesh.lay_out(devices, cached)
+    return lambda state: ((regions, factors), meta_factors)
+
+
+@contextlib.contextmanager
+def _streams(
+    run: _Run, stage: Stage, material: Material, devices: Mesh, first: int
+) -> Iterator[Callable[[TrainState], tuple[PyTree, PyTree]]]:
+    """Opens the streams of images of a stage; what is drawn is a function of seed and step."""
+    recipe = run.recipe
+    with contextlib.ExitStack() as opened:
+
+        def opened_stream(draws: Callable[[int], Any], size: int, seed: int) -> Stream:
+            return opened.enter_context(
+                Stream(
+                    material.train,
+                    draws,
+                    step=first,
+                    seed=seed,
+                    workers=recipe.data.workers,
+                    prefetch=recipe.data.prefetch,
+                    rows=mesh.own_rows(devices, size),
+                )
+            )
+
+        def batch(stream: Stream, size: int) -> Batch:
+            read = next(stream)
+            run.skipped.update(fault.path for fault in read.faults)
+            sharding = mesh.by_example(devices)
+            laid: Batch = jax.tree.map(
+                lambda leaf: jax.make_array_from_process_local_data(
+                    sharding, leaf, (size, *leaf.shape[1:])
+                ),
+                read.images,
+            )
+            return laid
+
+        seed = 2 * (recipe.seed % 2**30)  # Two for each of the run's.
+        size = stage.batch_size
+        train = opened_stream(
+            repeat_factors.epochs_of_repeats(seed, material.factors, size), size, seed
+        )
+        meta = None
+        if stage.meta.rebalancer != 'none':
+            meta_size = stage.meta.batch_size
+            draws = repeat_factors.independent_draws(seed + 1, material.meta_factors, meta_size)
+            meta = opened_stream(draws, meta_size, seed + 1)
+
+        def given(state: TrainState) -> tuple[PyTree, PyTree]:
+            del state
+            meta_batch = () if meta is None else batch(meta, stage.meta.batch_size)
+            return batch(train, size), meta_batch
+
+        yield given
