@@ -2,8 +2,8 @@
 
 Command   python -m balms_jax --config configs/shapes_lt.py:method=balms --workdir runs/shapes_balms
 Arguments method (any of `python -m balms_jax --help`),
-          recipe: cpu    images of 64 × 64, a Mask R-CNN of 8 to 64 channels, 3,000 steps of 4 images,
-                         then 1,000 for the class layer on cached regions
+          recipe: cpu    images of 64 × 64, a Mask R-CNN of 8 to 64 channels, 3,000 steps of
+                         4 images, then 1,000 for the class layer on cached regions
                   tiny   the same detector for 60 steps: to see that all works
 Data      drawn: 400 to 2 objects of a category in training, 8 of each at test
 """
