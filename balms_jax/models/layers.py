@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
+NORM_EPSILON = 1e-5  # Added to a variance, as torchvision's batch norms do.
 # Kaiming normal.
 fan_in_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 fan_out_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -38,7 +39,9 @@ def batch_norm(train: bool, dtype: DTypeLike | None = None) -> nn.BatchNorm:
 
     Statistics and normalisation are float32; what comes out is rounded to the dtype.
     """
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype)
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=NORM_EPSILON, dtype=dtype
+    )
 
 
 def rematerialised(block: type[nn.Module], remat: bool) -> type[nn.Module]:

@@ -62,18 +62,18 @@ def from_torchvision(
         like = _shapes(name, arrays)
     params, batch_stats = like
     backbone = flatten({'backbone': params['backbone'], 'batch_stats': batch_stats})
-    keys = {ours: _theirs(name, ours) for ours in backbone}
-    wanted = {keys[ours]: _their_shape(np.shape(leaf)) for ours, leaf in backbone.items()}
+    keys = {ours: their_name(name, ours) for ours in backbone}
+    wanted = {keys[ours]: their_shape(np.shape(leaf)) for ours, leaf in backbone.items()}
     features = params['classifier']['Dense_0']['kernel'].shape[0]
     if f'{head}.weight' in arrays:
         classes = len(arrays[f'{head}.weight'])
         wanted |= {f'{head}.weight': (classes, features), f'{head}.bias': (classes,)}
     if wrong := differences(arrays, wanted):
         raise WeightsError(f'{name}: {wrong}')
-    ours_by_path = {ours: _to_ours(arrays[theirs]) for ours, theirs in keys.items()}
+    ours_by_path = {ours: to_ours(arrays[theirs]) for ours, theirs in keys.items()}
     if f'{head}.weight' in arrays:
         for leaf, their_leaf in (('kernel', 'weight'), ('bias', 'bias')):
-            ours_by_path[f'classifier/Dense_0/{leaf}'] = _to_ours(arrays[f'{head}.{their_leaf}'])
+            ours_by_path[f'classifier/Dense_0/{leaf}'] = to_ours(arrays[f'{head}.{their_leaf}'])
     return nested(name, ours_by_path)
 
 
@@ -87,11 +87,11 @@ def to_torchvision(weights: Weights) -> dict[str, np.ndarray]:
         Arrays by name, float32, without ``num_batches_tracked``.
     """
     trees = {'backbone': weights.backbone, 'batch_stats': weights.batch_stats}
-    named = {_theirs(weights.network, ours): leaf for ours, leaf in flatten(trees).items()}
+    named = {their_name(weights.network, ours): leaf for ours, leaf in flatten(trees).items()}
     if weights.classifier:
         dense, head = weights.classifier['Dense_0'], _head(weights.network)
         named |= {f'{head}.weight': dense['kernel'], f'{head}.bias': dense['bias']}
-    return {key: _to_theirs(np.asarray(leaf)) for key, leaf in named.items()}
+    return {key: to_theirs(np.asarray(leaf)) for key, leaf in named.items()}
 
 
 def _shapes(name: str, arrays: Mapping[str, np.ndarray]) -> PyTree:
@@ -110,8 +110,17 @@ def _head(name: str) -> str:
     return 'heads.head' if isinstance(NETWORKS[name], VisionTransformer) else 'fc'
 
 
-def _theirs(name: str, ours: str) -> str:
-    """backbone/BasicBlock_0/Conv_0/kernel → layer1.0.conv1.weight."""
+def their_name(name: str, ours: str) -> str:
+    """The name in torchvision of an array of a backbone or its statistics.
+
+    Args:
+        name: of our network, one of ``CONVERTED``.
+        ours: the array's path, as ``weights.flatten`` gives it.
+
+    Example:
+        >>> their_name('resnet18', 'backbone/BasicBlock_0/Conv_0/kernel')
+        'layer1.0.conv1.weight'
+    """
     network, parts = NETWORKS[name], ours.split('/')[1:]
     if isinstance(network, VisionTransformer):
         return _of_transformer(parts)
@@ -147,19 +156,22 @@ def _of_transformer(parts: list[str]) -> str:
     return f'{place}{_OF_TRANSFORMER[layer]}.{_LEAVES[leaf]}'
 
 
-def _their_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def their_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """[height, width, in, out] → [out, in, height, width]; [in, out] → [out, in]."""
     if len(shape) == 4:
         return (shape[3], shape[2], shape[0], shape[1])
     return shape[::-1] if len(shape) == 2 else shape
 
 
-def _to_theirs(array: np.ndarray) -> np.ndarray:
+def to_theirs(array: np.ndarray) -> np.ndarray:
+    """Lays out an array as :func:`their_shape` says, float32."""
     if array.ndim == 4:
         array = array.transpose(3, 2, 0, 1)
     return np.ascontiguousarray(array.T if array.ndim == 2 else array, np.float32)
 
 
-def _to_ours(array: np.ndarray) -> np.ndarray:
+def to_ours(array: np.ndarray) -> np.ndarray:
+    """Undoes :func:`to_theirs`."""
     if array.ndim == 4:
         array = array.transpose(2, 3, 1, 0)
     return np.ascontiguousarray(array.T if array.ndim == 2 else array, np.float32)

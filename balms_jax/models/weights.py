@@ -37,11 +37,7 @@ def save(path: Path | str, weights: Weights) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    arrays = {'network': np.asarray(weights.network)}
-    for part in _PARTS:
-        arrays |= flatten({part: getattr(weights, part)})
-    with open(path, 'wb') as file:  # Given a name, savez may add an ending to it.
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    write(path, weights.network, {part: getattr(weights, part) for part in _PARTS})
 
 
 def load(path: Path | str) -> Weights:
@@ -57,20 +53,60 @@ def load(path: Path | str) -> Weights:
         WeightsError: if there is no such file, or it is none of these.
     """
     try:
+        return nested(*read(path))
+    except WeightsError as error:
+        raise WeightsError(f'model.weights: {error}') from error
+
+
+def write(path: Path | str, network: str, tree: PyTree) -> None:
+    """Writes a network's arrays to a ``.npz`` file, by the paths that :func:`flatten` gives.
+
+    Args:
+        path: where to.
+        network: its name.
+        tree: nested dictionaries of arrays of any shape.
+
+    Raises:
+        OSError: if it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(f'{folder}/a.npz', 'resnet10', {'backbone': {'Conv_0': np.ones(2)}})
+        ...     read(f'{folder}/a.npz')
+        ('resnet10', {'backbone/Conv_0': array([1., 1.])})
+    """
+    arrays = {'network': np.asarray(network), **flatten(tree)}
+    with open(path, 'wb') as file:  # Given a name, savez may add an ending to it.
+        np.savez(file, **arrays)
+
+
+def read(path: Path | str) -> tuple[str, dict[str, np.ndarray]]:
+    """Reads what :func:`write` wrote. Nothing in the file is executed.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The network's name, and its arrays by their path.
+
+    Raises:
+        WeightsError: if there is no such file, or it is none of these.
+    """
+    try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         network = str(arrays.pop('network'))
     except (AttributeError, EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
         raise WeightsError(
-            f'model.weights: {path} is no file of weights ({error}); '
-            'python -m balms_jax.models.convert makes one'
+            f'{path} is no file of weights ({error}); python -m balms_jax.models.convert makes one'
         ) from error
-    return nested(network, arrays)
+    return network, arrays
 
 
 def nested(network: str, arrays: dict[str, np.ndarray]) -> Weights:
     """Weights of a network from arrays by their path, as :func:`flatten` gives it."""
-    trees = traverse_util.unflatten_dict(arrays, sep='/')
+    trees = unflatten(arrays)
     return Weights(network, *(trees.get(part, {}) for part in _PARTS))
 
 
@@ -182,6 +218,16 @@ def flatten(tree: PyTree) -> dict[str, Any]:
         {'Conv_0/kernel': 1}
     """
     return traverse_util.flatten_dict(tree, sep='/')
+
+
+def unflatten(leaves: dict[str, Any]) -> PyTree:
+    """Nested dictionaries of leaves by their path: undoes :func:`flatten`.
+
+    Example:
+        >>> unflatten({'Conv_0/kernel': 1})
+        {'Conv_0': {'kernel': 1}}
+    """
+    return traverse_util.unflatten_dict(leaves, sep='/')
 
 
 def _some(names: list[str], most: int = 5) -> str:

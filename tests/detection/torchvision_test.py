@@ -8,7 +8,7 @@ import pytest
 from balms_jax.detection import inference, networks, proposals, regions
 from balms_jax.detection.anchors import Layout
 from balms_jax.detection.suppression import suppress
-from balms_jax.models.torchvision_weights import from_torchvision
+from balms_jax.models.torchvision_detectors import from_torchvision, to_torchvision
 
 torch = pytest.importorskip('torch')
 vision = pytest.importorskip('torchvision')
@@ -54,7 +54,7 @@ def test_the_same_boxes_are_suppressed():
     np.testing.assert_array_equal(kept.indices[kept.where], wanted)
 
 
-def their_detector():
+def their_detector(epsilon):
     """Of random weights and statistics, with heads that tell regions apart."""
     torch.manual_seed(0)
     detection = vision.models.detection
@@ -69,67 +69,23 @@ def their_detector():
         box_score_thresh=0.0,
         box_detections_per_img=20,
     ).eval()
+    # Small variances, beside which our ε is as large.
+    detection._utils.overwrite_eps(model, epsilon)
+    unit = 1 if epsilon else 1e-5
     for key, value in model.state_dict().items():
         if key.startswith('backbone.body') and value.ndim == 1:
             value.uniform_(0.8, 1.2) if 'var' in key else value.uniform_(0.1, 0.5)
+            value.mul_(unit if 'var' in key else unit**0.5 if 'weight' in key else 1)
         if 'cls_score.weight' in key:
             value.mul_(30)
     return model
 
 
-def converted(state):
-    """Parameters and statistics of ours. Background comes first there; it has deltas and a mask."""
-    state = {key: value.numpy() for key, value in state.items()}
-    body = {k.removeprefix('backbone.body.'): v for k, v in state.items() if 'backbone.body' in k}
-    body |= {'fc.weight': np.zeros((1, 512), np.float32), 'fc.bias': np.zeros(1, np.float32)}
-    backbone = from_torchvision('resnet18', body)
-
-    def conv(name):
-        kernel = state[f'{name}.weight'].transpose(2, 3, 1, 0)
-        return {'kernel': kernel, 'bias': state[f'{name}.bias']}
-
-    def dense(name):
-        return {'kernel': state[f'{name}.weight'].T, 'bias': state[f'{name}.bias']}
-
-    heads = 'roi_heads.'
-    hidden = dense(f'{heads}box_head.fc6')
-    by_channel = hidden['kernel'].reshape(256, 7, 7, -1)
-    hidden['kernel'] = by_channel.transpose(1, 2, 0, 3).reshape(hidden['kernel'].shape)
-    deltas = jax.tree.map(lambda array: array[..., 4:], dense(f'{heads}box_predictor.bbox_pred'))
-    logits = jax.tree.map(
-        lambda array: np.roll(array, -1, -1), dense(f'{heads}box_predictor.cls_score')
-    )
-    double = f'{heads}mask_predictor.conv5_mask'
-    # A transposed convolution there is the gradient of one, which turns its kernel around.
-    kernel = state[f'{double}.weight'].transpose(2, 3, 0, 1)[::-1, ::-1]
-    masks = conv(f'{heads}mask_predictor.mask_fcn_logits')
-    fpn = {'lateral': 'inner', 'smooth': 'layer'}
-    params = {
-        'backbone': backbone.backbone,
-        'pyramid': {
-            f'{ours}_{k}': conv(f'backbone.fpn.{theirs}_blocks.{k}.0')
-            for ours, theirs in fpn.items()
-            for k in range(4)
-        },
-        'proposals': {
-            'hidden': conv('rpn.head.conv.0.0'),
-            'objectness': conv('rpn.head.cls_logits'),
-            'deltas': conv('rpn.head.bbox_pred'),
-        },
-        'boxes': {'hidden_0': hidden, 'hidden_1': dense(f'{heads}box_head.fc7'), 'deltas': deltas},
-        'classifier': {'Dense_0': logits},
-        'masks': {
-            **{f'hidden_{k}': conv(f'{heads}mask_head.{k}.0') for k in range(4)},
-            'double': {'kernel': kernel, 'bias': state[f'{double}.bias']},
-            'logits': jax.tree.map(lambda array: array[..., 1:], masks),
-        },
-    }
-    return params, backbone.batch_stats
-
-
-def test_the_same_objects_are_found():
-    # Backbone, pyramid, anchors, proposals, both heads, decoding and suppression, all at once.
-    model = their_detector()
+@pytest.mark.parametrize('epsilon', [1e-5, 0.0])
+def test_the_same_objects_are_found(epsilon):
+    # Backbone, pyramid, anchors, proposals, both heads, decoding and suppression, all at once; also
+    # with the ε that their loader gives the norms of released weights.
+    model = their_detector(epsilon)
     images = torch.randn(1, 3, *SIDES)
     with torch.no_grad():
         features = model.backbone(images)
@@ -143,11 +99,23 @@ def test_the_same_objects_are_found():
         limits=inference.Limits(20, 0.0, 100 * CATEGORIES),
         selection=proposals.Selection(200, 100),
     )
-    params, batch_stats = converted(model.state_dict())
+    state_dict = {key: value.numpy() for key, value in model.state_dict().items()}
+    made = from_torchvision('maskrcnn_resnet18_fpn', state_dict, epsilon)
     inputs = jnp.asarray(images.numpy().transpose(0, 2, 3, 1))
-    found = jax.jit(infer)(params, batch_stats, inputs, jnp.array([SIDES], jnp.float32))
+    found = jax.jit(infer)(made.params, made.batch_stats, inputs, jnp.array([SIDES], jnp.float32))
     assert found.where.all()
     np.testing.assert_allclose(found.scores[0], wanted['scores'], rtol=1e-4)
     np.testing.assert_array_equal(found.categories[0] + 1, wanted['labels'])
     np.testing.assert_allclose(found.boxes[0], wanted['boxes'], atol=1e-2)
     np.testing.assert_allclose(found.masks[0], wanted['masks'][:, 0], atol=1e-4)
+
+
+def test_their_detector_takes_ours_back():
+    # With every key and shape checked by torch, so that names and layouts are really torchvision's.
+    model = their_detector(1e-5)
+    state_dict = {key: value.numpy() for key, value in model.state_dict().items()}
+    made = to_torchvision(from_torchvision('maskrcnn_resnet18_fpn', state_dict))
+    found = {key: torch.tensor(value) for key, value in made.items()}
+    model.load_state_dict(found)
+    for key in ('backbone.fpn.inner_blocks.0.0.bias', 'roi_heads.mask_head.3.0.weight'):
+        np.testing.assert_array_equal(made[key], state_dict[key])
