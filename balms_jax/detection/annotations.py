@@ -35,6 +35,7 @@ class AnnotatedImage:
 
     id: int
     file_name: str
+    """As the file of annotations has it, or its address's end: ``val2017/000000000139.jpg``"""
     height: int
     width: int
     boxes: NDArray[np.float32]
@@ -249,11 +250,9 @@ def _image(
 ) -> AnnotatedImage:
     corners = np.array([a['bbox'] for a in annotations], np.float32).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
-    # LVIS v1 has no file names: an image's is the end of its address.
-    name = image.get('file_name') or str(image['coco_url']).rsplit('/', 1)[-1]
     return AnnotatedImage(
         image['id'],
-        name,
+        _file_name(image),
         image['height'],
         image['width'],
         corners,
@@ -261,3 +260,9 @@ def _image(
         np.array([bool(a.get('iscrowd', 0)) for a in annotations], bool),
         tuple(a.get('segmentation') or None for a in annotations),
     )
+
+
+def _file_name(image: dict[str, Any]) -> str:
+    """Of LVIS v1, which tells addresses alone, with the folder: it mixes those of COCO."""
+    told = image.get('file_name')
+    return str(told) if told else '/'.join(str(image['coco_url']).split('/')[-2:])

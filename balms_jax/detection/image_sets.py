@@ -198,6 +198,9 @@ def locate(
 ) -> tuple[Annotations, PixelFiles]:
     """Finds the files of images.
 
+    LVIS v0.5 has the names of COCO 2014, ``COCO_val2014_000000000139.jpg``, for images that COCO
+    2017 calls ``000000000139.jpg``: either is found.
+
     Args:
         annotations: of the images.
         folder: that their names are told from.
@@ -212,7 +215,7 @@ def locate(
     """
     if missing not in MISSING_POLICIES:
         raise ValueError(f'missing: got {missing!r}, wanted {" or ".join(MISSING_POLICIES)}')
-    paths = [Path(folder) / image.file_name for image in annotations.images]
+    paths = [_path(Path(folder), image.file_name) for image in annotations.images]
     there = [path.is_file() for path in paths]
     absent = [str(path) for path, found in zip(paths, there, strict=True) if not found]
     if absent and missing == 'error':
@@ -225,3 +228,9 @@ def locate(
     kept = tuple(i for i, found in zip(annotations.images, there, strict=True) if found)
     files = PixelFiles([str(path) for path, found in zip(paths, there, strict=True) if found])
     return dataclasses.replace(annotations, images=kept), files
+
+
+def _path(folder: Path, name: str) -> Path:
+    if name.startswith('COCO_') and not (folder / name).is_file():
+        return folder / name[-len('000000000139.jpg') :]
+    return folder / name

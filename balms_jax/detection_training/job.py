@@ -19,6 +19,7 @@ from balms_jax.data.streamed import Stream
 from balms_jax.detection import networks, region_sources, repeat_factors
 from balms_jax.detection.inference import Detections
 from balms_jax.detection.steps import Batch
+from balms_jax.detection.weights import start_from
 from balms_jax.detection_training import evaluation, steps
 from balms_jax.detection_training.checks import check, check_divisible
 from balms_jax.detection_training.evaluation import Compiled
@@ -59,6 +60,7 @@ def train(
 
     Raises:
         ConfigError, FileNotFoundError, ValueError: before any work, if it cannot be run.
+        WeightsError: if it cannot start from the weights that are told.
         WorkdirError, CheckpointError: if the work directory is another run's, or damaged.
         CorruptImageError: if an image cannot be read, and nothing may take its place.
         NonFiniteLossError: if the loss is not finite.
@@ -71,6 +73,8 @@ def train(
     material = load_material(recipe)
     processes.check_same('config', dataclasses.asdict(recipe))
     processes.check_same('data', material.fingerprint)
+    if left_out := check_weights(recipe, material):
+        progress.say(left_out)
     if any(material.dropped):
         progress.say(f'left out of training: {described(material.dropped._asdict())}')
     if stage_1_from is not None:
@@ -163,6 +167,8 @@ def open_checkpoints(workdir: Path, recipe: Recipe, name: str, material: Materia
     keys = ['seed', 'data', 'detector', 'draws', *names[: names.index(name) + 1]]
     shared = identity({key: config[key] for key in keys})
     shared['data_fingerprint'] = material.fingerprint
+    if material.weights_fingerprint:
+        shared['weights_fingerprint'] = material.weights_fingerprint
     return Checkpoints(workdir / 'checkpoints' / name, keep=recipe.records.keep, identity=shared)
 
 
@@ -244,10 +250,36 @@ def _run_stages(
 
 def first_weights(recipe: Recipe, material: Material, key: jax.Array) -> tuple[PyTree, PyTree]:
     """The parameters and statistics that the first stage starts from."""
-    detector = networks.build(steps.architecture_of(recipe, len(material.categories)))
+    architecture = steps.architecture_of(recipe, len(material.categories))
     images = jnp.zeros((1, recipe.data.height, recipe.data.width, 3))
-    params, batch_stats = jax.jit(detector.init)(key, images)
+    params, batch_stats = jax.jit(networks.build(architecture).init)(key, images)
+    if recipe.detector.weights:
+        params, batch_stats, _ = start_from(
+            recipe.detector.weights, params, batch_stats, architecture
+        )
     return params, batch_stats
+
+
+def check_weights(recipe: Recipe, material: Material) -> str:
+    """Whether the detector can start from the weights of the recipe, if any.
+
+    Args:
+        recipe: the recipe.
+        material: with the categories.
+
+    Returns:
+        A sentence on what starts afresh; an empty one if nothing does, or there are no weights.
+
+    Raises:
+        WeightsError: naming what does not fit.
+    """
+    if not recipe.detector.weights:
+        return ''
+    architecture = steps.architecture_of(recipe, len(material.categories))
+    images = jax.ShapeDtypeStruct((1, recipe.data.height, recipe.data.width, 3), jnp.float32)
+    init = networks.build(architecture).init
+    params, batch_stats = jax.eval_shape(init, jax.random.key(0), images)
+    return start_from(recipe.detector.weights, params, batch_stats, architecture)[2]
 
 
 def _run_stage(

@@ -15,6 +15,7 @@ from balms_jax.detection.annotations import Annotations, Category
 from balms_jax.detection.curation import Dropped, curated
 from balms_jax.detection.image_sets import ImageSet, PixelArrays, Pixels, View, locate
 from balms_jax.detection_training.recipe import Data, Recipe
+from balms_jax.models.weights import WeightsError
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Material:
     meta_factors: NDArray[np.float64]
     """The same in the meta set, ``[images]``"""
     fingerprint: str
+    weights_fingerprint: str = ''
+    """Of the file that the detector starts from, if any."""
 
 
 def load_material(recipe: Recipe) -> Material:
@@ -93,6 +96,7 @@ def load_material(recipe: Recipe) -> Material:
         factors,
         repeat_factors.meta_repeat_factors(held, fractions),
         sources.fingerprint(_identity(train_content), _identity(test_content)),
+        _of_file(recipe.detector.weights) if recipe.detector.weights else '',
     )
 
 
@@ -153,6 +157,13 @@ def _identity(content: dict[str, Any]) -> NDArray[np.generic]:
         ]
     )
     return np.frombuffer(told.encode(), np.uint8)
+
+
+def _of_file(path: str) -> str:
+    try:
+        return sources.fingerprint(np.frombuffer(Path(path).read_bytes(), np.uint8))
+    except OSError as error:
+        raise WeightsError(f'detector.weights: {error}') from error
 
 
 def _some(ids: list[int]) -> str:

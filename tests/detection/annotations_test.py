@@ -38,7 +38,7 @@ def test_boxes_categories_and_names(tmp_path):
         (8, 'b', 'f', 700),
     ]
     empty, image = found.images
-    assert (empty.file_name, image.file_name) == ('0004.jpg', 'nine.jpg')
+    assert (empty.file_name, image.file_name) == ('val2017/0004.jpg', 'nine.jpg')
     assert empty.boxes.shape == (0, 4)
     np.testing.assert_array_equal(image.boxes, [[10, 20, 30, 40], [0, 0, 5, 5], [0, 0, 6, 5]])
     np.testing.assert_array_equal(image.categories, [1, 0, 1])

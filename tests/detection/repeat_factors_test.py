@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from balms_jax.detection import repeat_factors
 
@@ -71,3 +73,35 @@ def test_draws_are_as_often_as_repeated():
 def test_refusals_name_the_argument(call, named):
     with pytest.raises(ValueError, match=named):
         call()
+
+
+@given(seed=st.integers(0, 99), size=st.integers(1, 7), first=st.integers(0, 30))
+def test_steps_are_the_same_whichever_is_asked_for_first(seed, size, first):
+    # A resumed run asks for its own step first, and must get what the undisturbed one got.
+    factors = np.array([1.0, 2.5, 1.0])
+    in_order = repeat_factors.epochs_of_repeats(seed, factors, size)
+    every = [in_order(step) for step in range(first + 1)]
+    anew = repeat_factors.epochs_of_repeats(seed, factors, size)
+    np.testing.assert_array_equal(anew(first), every[first])
+
+
+def test_every_epoch_repeats_images_as_its_factors_say():
+    # Whole factors leave nothing to chance: every epoch has image 1 three times.
+    draws = repeat_factors.epochs_of_repeats(0, np.array([1.0, 3.0]), 3)
+    every = np.concatenate([draws(step) for step in range(8)])
+    for epoch in every.reshape(-1, 4):
+        assert sorted(epoch.tolist()) == [0, 1, 1, 1]
+
+
+def test_independent_draws_have_the_shares_of_the_factors():
+    # χ² of 20,000 draws against r / Σ r, with two degrees of freedom.
+    factors = np.array([1.0, 2.0, 7.0])
+    draws = repeat_factors.independent_draws(0, factors, 2_000)
+    counts = np.bincount(np.concatenate([draws(step) for step in range(10)]), minlength=3)
+    expected = 20_000 * factors / factors.sum()
+    assert ((counts - expected) ** 2 / expected).sum() < 13.8  # p = 0.001
+
+
+def test_factors_that_draw_nothing_are_refused():
+    with pytest.raises(ValueError, match='factors: got a largest one of 0'):
+        repeat_factors.epochs_of_repeats(0, np.zeros(3), 2)

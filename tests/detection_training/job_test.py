@@ -4,12 +4,15 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from balms_jax.data.decoding import CorruptImageError
 from balms_jax.detection_training import job
+from balms_jax.detection_training.material import load_material
+from balms_jax.models import weights
 from balms_jax.training import stages
 from balms_jax.training.recipe import ConfigError
 from balms_jax.training.records import WorkdirError
@@ -111,6 +114,27 @@ def test_devices_share_a_batch_as_one_would_have_it(undisturbed, smallest, tmp_p
         return [line['loss'] for line in metrics(workdir) if line['kind'] == 'train']
 
     np.testing.assert_allclose(losses_on(2), losses_on(1), rtol=2e-3)
+
+
+def test_a_detector_starts_from_a_classifiers_backbone(smallest, tmp_path):
+    # As from ImageNet: the backbone is the file's, and everything else is fresh.
+    recipe = smallest('sigmoid')
+    material = load_material(recipe)
+    key = jax.random.key(recipe.seed)
+    fresh, batch_stats = job.first_weights(recipe, material, key)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, fresh['backbone'])
+    file = tmp_path / 'resnet10.npz'
+    weights.save(file, weights.Weights('resnet10', doubled, batch_stats, {}))
+    told = dataclasses.replace(recipe.detector, weights=str(file))
+    started = dataclasses.replace(recipe, detector=told)
+    assert 'all but the detector' in job.check_weights(started, material)
+    params, _ = job.first_weights(started, material, key)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, params['backbone'], doubled))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, params['masks'], fresh['masks']))
+    assert load_material(started).weights_fingerprint
+    absent = dataclasses.replace(told, weights=str(tmp_path / 'absent.npz'))
+    with pytest.raises(weights.WeightsError, match=r'detector\.weights: .*absent\.npz'):
+        load_material(dataclasses.replace(recipe, detector=absent))
 
 
 def test_batches_that_do_not_divide_are_refused_before_any_work(smallest, tmp_path):
