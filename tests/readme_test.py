@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from balms_jax.training.checks import from_config
+from balms_jax.detection_training import checks as detector_checks
+from balms_jax.training import checks
 from balms_jax.training.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +114,8 @@ def test_configs_that_commands_name_can_be_trained():
                 key, value = match.groups()
                 kind = type(_get(config, key))
                 config.update_from_flattened_dict({key: kind(value)})
-        from_config(config)
+        of_kind = detector_checks if detector_checks.is_detector(config) else checks
+        of_kind.from_config(config)
 
 
 def _get(config, key):
