@@ -23,7 +23,7 @@ import rich.table
 
 from balms_jax import models
 from balms_jax.data import long_tail, resident
-from balms_jax.training import job, methods, recipe, state, steps
+from balms_jax.training import job, measures, methods, recipe, state, steps
 from configs import imagenet_lt
 
 FEATURES, CLASSES = 512, 1000
@@ -58,7 +58,7 @@ def seconds_of(method: str, counts: np.ndarray, inputs: jax.Array, epochs: int, 
     rebalancer = steps.make_rebalancer(stage.meta, tuple(counts.tolist()))
     whole = tuple(counts.tolist())
     task = steps.Task(
-        job.stage_logits(network, stage, cached=True), resident.read_features, whole, whole
+        measures.stage_logits(network, stage, cached=True), resident.read_features, whole, whole
     )
     classifier = network.init_classifier(jax.random.key(0), inputs[0, :1])
     first = state.create(

@@ -10,7 +10,7 @@ import numpy as np
 from balms_jax.planning import collectives, shapes
 from balms_jax.planning.collectives import Collective
 from balms_jax.planning.targets import Target
-from balms_jax.training import evaluation, inputs, job, measures, mesh, steps
+from balms_jax.training import evaluation, inputs, measures, mesh, steps
 from balms_jax.training.recipe import Stage
 
 PyTree = Any
@@ -46,14 +46,14 @@ def compile_step(of: shapes.Whole, name: str, kind: str, target: Target) -> Comp
     """Compiles one step as training would, without data.
 
     The examples are drawn by the step; its images, already augmented, come as one global batch cut
-    over the devices, in place of a data set that every device holds. The evaluation's batch is
-    whole on every device, as in training.
+    over the devices, in place of a data set that every device holds. Where devices share the
+    classes, the classifier and the logits are cut by class.
 
     Args:
         of: the run.
         name: of the stage.
         kind: ``'plain'``: without the rebalancer; ``'meta'``: with it; or ``'evaluation'``.
-        target: the devices.
+        target: the devices, which share the classes as the recipe says.
 
     Returns:
         What the compiler says.
@@ -105,12 +105,14 @@ def _train(of: shapes.Whole, name: str, kind: str, target: Target) -> Any:
     if of.recipe.model.batch_norm == 'device':
         network = mesh.normalised_by_device(target.mesh, network)
     task = steps.Task(
-        logits=job.stage_logits(network, stage, cached=cached),
+        logits=measures.stage_logits(network, stage, cached=cached, devices=target.mesh),
         read=lambda batch, examples, key: inputs.normalised(batch, source),
         class_counts=counts,
         meta_counts=of.material.meta_counts,
         place=mesh.placed_by_example(target.mesh),
     )
+    if of.recipe.model.batch_norm == 'device':
+        task = dataclasses.replace(task, deal=mesh.dealt_out(target.mesh))
     step = steps.make_step(task, stage, steps.make_rebalancer(stage.meta, counts))
     run_steps: Any = steps.compile_steps(step)
 
@@ -120,7 +122,7 @@ def _train(of: shapes.Whole, name: str, kind: str, target: Target) -> Any:
         return _placed(given, mesh.by_example(target.mesh))
 
     return run_steps.lower(
-        _placed(state, mesh.replicated(target.mesh)),
+        _placed(state, mesh.of_state(target.mesh, state)),
         batch(stage.batch_size),
         batch(stage.meta.batch_size if kind == 'meta' else stage.batch_size),
         steps=1,
@@ -141,27 +143,34 @@ def _features(of: shapes.Whole, state: Any, images: jax.ShapeDtypeStruct) -> PyT
 
 def _evaluation(of: shapes.Whole, target: Target) -> Any:
     settings, source = of.recipe.evaluation, of.material.source
-    state = shapes.first_state(of, 'stage_1', of.recipe.stage_1)
-    logits = measures.whole_network(of.network)
+    stage = of.recipe.stage_1
+    state = shapes.first_state(of, 'stage_1', stage)
+    logits = measures.stage_logits(of.network, stage, cached=False, devices=target.mesh)
     batch_sums = evaluation.make_batch_sums(
-        lambda variables, images: logits(
-            variables[0], variables[1], inputs.normalised(images, source), False
-        )[0],
-        of.material.class_counts,
-        settings.test_priors,
+        measures.at_test(logits, source), of.material.class_counts, settings.test_priors
     )
-    size, prior_count = settings.batch_size, len(settings.test_priors)
-    arrays = (
-        (state.params, state.batch_stats),
-        jax.ShapeDtypeStruct((size, *source.test_images.shape[1:]), np.uint8),
+    size = evaluation.whole_batch(settings.batch_size, target.mesh)
+    prior_count = len(settings.test_priors)
+    variables = (state.params, state.batch_stats)
+    images = jax.ShapeDtypeStruct((size, *source.test_images.shape[1:]), np.uint8)
+    others = (
         jax.ShapeDtypeStruct((size,), np.int32),
         jax.ShapeDtypeStruct((prior_count, size), np.float32),
         jax.ShapeDtypeStruct((prior_count, source.num_classes), np.float32),
     )
-    return batch_sums.lower(*_placed(arrays, mesh.replicated(target.mesh)))
+    return batch_sums.lower(
+        _placed(variables, mesh.of_state(target.mesh, variables)),
+        _placed(images, mesh.by_example(target.mesh)),
+        *_placed(others, mesh.replicated(target.mesh)),
+    )
 
 
-def _placed(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
+def _placed(tree: PyTree, shardings: PyTree) -> PyTree:
+    """A tree of shapes where they lie: each by its own sharding, or all by one."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings,
     )

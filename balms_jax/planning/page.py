@@ -20,10 +20,12 @@ NOTES = (
     'Times are a roofline, an estimate: Google’s published peak in bfloat16, bandwidth of HBM and '
     'of the links, no latency, no stall. The step is its largest bound; without overlap, the sum. '
     'The bytes accessed that the compiler counts include memory nearer than HBM, so the HBM bound '
-    'may be too large. MFU is FLOPs over what the peak would do in that time.',
-    'Images come as one batch that is already augmented, cut over the devices. The evaluation’s '
-    'batch is whole on every device, as it is in training. The largest batch is estimated from the '
-    'line through the memory of two compiled batches, the meta batch in proportion.',
+    'may be too large. MFU is FLOPs over what the peak would do in that time. Float32 arrays are '
+    'multiplied in bfloat16 too, by JAX’s default precision on a TPU; a higher one takes three or '
+    'six times as long to compute, which is not counted here.',
+    'Images come as one batch that is already augmented, cut over the devices. The largest batch '
+    'is estimated from the line through the memory of two compiled batches, the meta batch in '
+    'proportion.',
 )
 
 
@@ -109,14 +111,15 @@ def time_figure(plan: Mapping[str, Any]) -> Figure:
 
 def _facts(plan: Mapping[str, Any]) -> str:
     """What is planned, in a line."""
-    learns = plan['meta_batch_size']
+    learns, shards = plan['meta_batch_size'], plan['class_shards']
     parts = [
         f'{plan["network"]} on {plan["dataset"]}, {plan["classes"]} classes of '
         + ' × '.join(map(str, plan['image'])),
         f'{plan["method"]}, {plan["stage"]}, which trains: {plan["trains"]}',
         f'batch {plan["batch_size"]:,}'
         + (f', meta batch {learns:,}, mode {plan["meta_mode"]}' if learns else ''),
-        f'{plan["parameters"]:,} parameters, a gradient of {tables.size(plan["gradient_bytes"])}',
+        f'{plan["parameters"]:,} parameters, a gradient of {tables.size(plan["gradient_bytes"])}'
+        + (f' a device, {shards} of which share the classes' if shards > 1 else ''),
     ]
     return '; '.join(parts)
 

@@ -9,7 +9,7 @@ from balms_jax import models
 from balms_jax.planning import chips, collectives, compiled, shapes
 from balms_jax.planning.compiled import Compiled, DoesNotFitError
 from balms_jax.planning.targets import Target
-from balms_jax.training import checks, job
+from balms_jax.training import checks, evaluation, facts
 from balms_jax.training.recipe import ConfigError, Recipe, Stage
 
 MEMORY_GOAL = 1.75  # of the meta step, in memories of the plain one
@@ -56,13 +56,16 @@ def make(
     Returns:
         The plan: facts of the config, and ``'targets'``, a list with the ``'steps'`` of each and
         what the meta step adds, ``'meta_over_plain'``. Sizes are bytes of one device, times
-        seconds. The meta step is left out where the stage has no rebalancer.
+        seconds. The meta step is left out where the stage has no rebalancer. The gradient is that
+        of one device too, which holds a share of the classifier where devices share the classes.
 
     Raises:
         ConfigError: if the stage or a step is unknown, or a batch cannot be cut evenly.
+        ValueError: if the devices cannot share the classes as the recipe says.
     """
     told = told or Told()
     check(recipe, wanted)
+    targets = [target.sharing_classes(recipe.class_shards) for target in targets]
     of = shapes.whole(recipe)
     checks.check_against_data(recipe, of.material.class_counts)
     for target in targets:
@@ -73,7 +76,7 @@ def make(
     result = {
         **_facts(of, wanted.stage),
         'parameters': models.count_parameters(state.params),
-        'gradient_bytes': shapes.bytes_of(state.trained),
+        'gradient_bytes': shapes.bytes_of_device(targets[0].mesh, state.trained),
         'targets': [],
     }
     for target in targets:
@@ -134,9 +137,10 @@ def _facts(of: shapes.Whole, name: str) -> dict[str, Any]:
         'method': recipe.method,
         'recipe': recipe.name,
         'dataset': recipe.data.name,
-        'network': f'{recipe.model.name}, width {recipe.model.width}',
+        'network': facts.described(recipe.model),
         'image': list(of.material.train_images.shape[1:]),
         'classes': of.material.source.num_classes,
+        'class_shards': recipe.class_shards,
         'examples': sum(of.material.class_counts),
         'stage': name,
         'trains': stage.trains,
@@ -163,7 +167,7 @@ def _check_cut(of: shapes.Whole, name: str, target: Target) -> None:
     """Of the planned stage alone: another one may be planned for other devices."""
     stages = {'stage_1': Stage(), 'stage_2': Stage(), name: of.recipe.stages[name]}
     try:
-        job.check_divisible(_with(of.recipe, **stages), target.mesh.size)
+        checks.check_divisible(_with(of.recipe, **stages), target.mesh.shape['data'])
     except ConfigError as error:
         raise ConfigError(f'{error} of {target.topology}') from None
 
@@ -187,19 +191,17 @@ def _step(
     }
     if target.chip is not None:
         record['fits'] = step.memory.peak <= target.chip.hbm
-        record['estimate'] = _estimate(step, target, _examples(of, wanted.stage, kind))
+        record['estimate'] = _estimate(step, target, _examples(of, wanted.stage, kind, target))
     if wanted.batches and kind != 'evaluation' and target.chip is not None:
         say(f'{target.topology}: the {kind} step with another batch')
         record['largest_batch'] = _largest(of, wanted.stage, kind, target, step)
     return record
 
 
-def _examples(of: shapes.Whole, name: str, kind: str) -> int:
-    return (
-        of.recipe.evaluation.batch_size
-        if kind == 'evaluation'
-        else of.recipe.stages[name].batch_size
-    )
+def _examples(of: shapes.Whole, name: str, kind: str, target: Target) -> int:
+    if kind == 'evaluation':
+        return evaluation.whole_batch(of.recipe.evaluation.batch_size, target.mesh)
+    return of.recipe.stages[name].batch_size
 
 
 def _estimate(step: Compiled, target: Target, examples: int) -> dict[str, float]:
@@ -227,7 +229,7 @@ def _largest(
     """The largest batch, from the memory of a second size: half where that can be cut, or twice."""
     assert target.chip is not None
     stage = of.recipe.stages[name]
-    devices, classes = target.mesh.size, of.material.source.num_classes
+    devices, classes = target.mesh.shape['data'], of.material.source.num_classes
     halves = not stage.batch_size % (2 * devices)
     if kind == 'meta':
         enough = stage.meta.batch_size // 2 >= classes or stage.meta.draws != 'stratified'

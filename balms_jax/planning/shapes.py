@@ -1,15 +1,17 @@
 """What a run consists of, as shapes alone: no image is decoded and no parameter is drawn."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from balms_jax.data import long_tail
 from balms_jax.data.sources import Source
 from balms_jax.models import Network
-from balms_jax.training import material, recipe, stage_states, steps
+from balms_jax.training import material, mesh, recipe, stage_states, steps
 from balms_jax.training.material import Material
 from balms_jax.training.recipe import ConfigError, Recipe, Stage
 from balms_jax.training.state import TrainState
@@ -131,11 +133,17 @@ def first_state(of: Whole, name: str, stage: Stage) -> TrainState:
     return current
 
 
-def bytes_of(tree: PyTree) -> int:
-    """The bytes of the arrays of a tree.
+def bytes_of_device(devices: Mesh, state: PyTree) -> int:
+    """The bytes of one device's part of a state, or of a part of it.
 
     Example:
-        >>> bytes_of({'w': jax.ShapeDtypeStruct((3, 4), np.float32)})
-        48
+        >>> devices = mesh.data_mesh(2, class_shards=2)
+        >>> whole = jax.ShapeDtypeStruct((3, 4), np.float32)
+        >>> bytes_of_device(devices, {'backbone': whole, 'classifier': whole})
+        72
     """
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+    def of_leaf(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> int:
+        return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(of_leaf, state, mesh.of_state(devices, state))))

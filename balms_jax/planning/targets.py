@@ -32,6 +32,19 @@ class Target(NamedTuple):
     chip: Chip | None  # what each device has; None of devices whose figures are not in the table
     chips: int
 
+    def sharing_classes(self, class_shards: int) -> 'Target':
+        """The same devices, so many of which share the classes of one classifier each.
+
+        Raises:
+            ValueError: if they cannot be shared out.
+        """
+        if class_shards < 1 or self.mesh.size % class_shards:
+            raise ValueError(
+                f'class_shards: got {class_shards}, wanted a divisor of the {self.mesh.size} '
+                f'devices of {self.topology}'
+            )
+        return self._replace(mesh=_mesh(list(self.mesh.devices.flat), class_shards))
+
 
 def find(topology: str, slices: int = 1) -> Target:
     """Finds the devices of a topology.
@@ -44,7 +57,7 @@ def find(topology: str, slices: int = 1) -> Target:
         slices: how many of that shape, joined by the network.
 
     Returns:
-        The target, its mesh with the one axis ``data``.
+        The target; its mesh is cut along ``data`` alone.
 
     Raises:
         ValueError: if there is no such topology.
@@ -87,5 +100,6 @@ def _local(platform: str, slices: int) -> Target:
     return Target(platform, 1, _mesh(devices), None, len(devices))
 
 
-def _mesh(devices: list[jax.Device]) -> Mesh:
-    return Mesh(np.asarray(devices)[:, None], ('data', 'model'), axis_types=(AxisType.Auto,) * 2)
+def _mesh(devices: list[jax.Device], class_shards: int = 1) -> Mesh:
+    cut = np.asarray(devices).reshape(-1, class_shards)
+    return Mesh(cut, ('data', 'model'), axis_types=(AxisType.Auto,) * 2)

@@ -92,6 +92,7 @@ def check(recipe: Recipe) -> None:
     positive('records.checkpoint_every', recipe.records.checkpoint_every)
     positive('records.keep', recipe.records.keep)
     positive('records.rates_every', recipe.records.rates_every)
+    positive('class_shards', recipe.class_shards)
     for key in (
         'seed',
         'devices',
@@ -132,8 +133,29 @@ def build_network(model: Model, num_classes: int) -> models.Network:
     )
 
 
+def check_divisible(recipe: Recipe, devices: int) -> None:
+    """Raises ConfigError for a batch that cannot be cut evenly over so many devices."""
+    for name, stage in recipe.stages.items():
+        sizes = {f'{name}.batch_size': stage.batch_size}
+        if stage.meta.rebalancer != 'none':
+            sizes[f'{name}.meta.batch_size'] = stage.meta.batch_size
+        if stage.accumulation > 1:
+            sizes = {f'{k} / accumulation': n // stage.accumulation for k, n in sizes.items()}
+        for key, size in sizes.items():
+            if size % devices:
+                raise ConfigError(f'{key}: got {size}, wanted a multiple of the {devices} devices')
+
+
 def check_against_data(recipe: Recipe, class_counts: tuple[int, ...]) -> None:
-    """Raises ConfigError for a batch that the classes of the training set cannot fill."""
+    """Raises ConfigError for what does not go with the classes of the training set.
+
+    A batch that they cannot fill, or classes that devices cannot share evenly.
+    """
+    if len(class_counts) % recipe.class_shards:
+        raise ConfigError(
+            f'class_shards: got {recipe.class_shards}, wanted a divisor of the '
+            f'{len(class_counts)} classes'
+        )
     for name, stage in recipe.stages.items():
         if stage.draws == 'shuffled' and stage.batch_size > sum(class_counts):
             raise ConfigError(

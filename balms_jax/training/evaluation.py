@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from balms_jax import diagnostics, losses, priors
 from balms_jax.training import mesh
@@ -135,8 +136,7 @@ def make_evaluator(
         # weight of an example = prior of its class / its share of the test set
         shares = np.exp(stacked) * test_counts.sum() / np.maximum(test_counts, 1)
         devices = mesh.of(variables)
-        cut = 1 if devices is None else devices.shape['data']
-        size = -(-batch_size // cut) * cut
+        size = whole_batch(batch_size, devices)
         total = None
         for batch in batches(inputs, size, devices):
             batch_labels = labels[batch.start : batch.start + batch.real]
@@ -157,6 +157,17 @@ def make_evaluator(
         }
 
     return evaluate
+
+
+def whole_batch(batch_size: int, devices: Mesh | None) -> int:
+    """The batch size, rounded up to a multiple of the devices that it is cut over.
+
+    Example:
+        >>> whole_batch(3, mesh.data_mesh(2))
+        4
+    """
+    cut = 1 if devices is None else devices.shape['data']
+    return -(-batch_size // cut) * cut
 
 
 def summarise(sums: Sums, class_counts: tuple[int, ...]) -> dict[str, Any]:

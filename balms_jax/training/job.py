@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import platform
 from collections import Counter
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +11,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from balms_jax import models
 from balms_jax.data.decoding import CorruptImageError
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
@@ -24,20 +21,20 @@ from balms_jax.training.checkpoints import (
     describe_differences,
     flatten,
 )
-from balms_jax.training.checks import cautions, check, check_against_data
+from balms_jax.training.checks import cautions, check, check_against_data, check_divisible
 from balms_jax.training.cost_schedule import make_schedule
+from balms_jax.training.facts import facts
 from balms_jax.training.inputs import stage_inputs
 from balms_jax.training.interruption import Interruption
 from balms_jax.training.material import Material, load_material
 from balms_jax.training.measures import (
-    classified,
     final_evaluation,
     stage_evaluation,
-    whole_network,
+    stage_logits,
 )
 from balms_jax.training.post_hoc import calibration_temperature, with_test_classifier
 from balms_jax.training.progress import Progress
-from balms_jax.training.recipe import ConfigError, Model, Recipe, Stage
+from balms_jax.training.recipe import ConfigError, Recipe
 from balms_jax.training.records import Records, WorkdirError
 from balms_jax.training.stage_states import (
     build_network,
@@ -61,11 +58,6 @@ FAILURES = (
     ValueError,
     WorkdirError,
 )
-META_SETS = {
-    'train': 'the training set',
-    'redraw': 'a redraw of the long-tailed subset',
-    'held_out': 'a part held out of the training set',
-}
 SCANNED_STEPS = 50  # in one compiled call, where a scan is no slower
 
 
@@ -135,11 +127,6 @@ def train_together(
     check_divisible(recipe, devices.shape['data'])
     material = load_material(recipe)
     check_against_data(recipe, material.class_counts)
-    if len(material.class_counts) % recipe.class_shards:
-        raise ConfigError(
-            f'class_shards: got {recipe.class_shards}, wanted a divisor of the '
-            f'{len(material.class_counts)} classes'
-        )
     processes.check_same('config', [dataclasses.asdict(spec.recipe) for spec in runs])
     processes.check_same('data', material.fingerprint)
     for caution in cautions(recipe, material.class_counts):
@@ -160,107 +147,6 @@ def train_together(
             _finish(run, material, network, devices, final)
             for run, final in zip(ours, finals, strict=True)
         ]
-
-
-def facts(recipe: Recipe, material: Material, devices: Any, final: TrainState) -> dict[str, Any]:
-    """What stands in run.json."""
-    metas = [s.meta for s in recipe.stages.values() if s.meta.rebalancer != 'none']
-    weights_facts = {}
-    if material.weights_fingerprint:
-        weights_facts['weights_fingerprint'] = material.weights_fingerprint
-    packages = ('balms_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
-    return {
-        'method': recipe.method,
-        'dataset': recipe.data.name,
-        'imbalance_factor': _imbalance_factor(recipe, material),
-        'profile': recipe.data.profile,
-        'seed': recipe.seed,
-        'subset_seed': recipe.data.seed,
-        'recipe': recipe.name,
-        'network': _described(recipe.model),
-        'parameter_count': models.count_parameters(final.params),
-        'class_counts': list(material.class_counts),
-        'class_names': list(material.source.class_names),
-        'meta_set': f'{META_SETS[metas[0].source]}, {metas[0].draws}' if metas else None,
-        'held_out_examples': sum(material.held_out_counts),
-        'selection_rule': 'last epoch',
-        'data_fingerprint': material.fingerprint,
-        **weights_facts,
-        'device': f'{devices.size} x {devices.devices.flat[0].device_kind}',
-        'versions': {
-            'python': platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
-        },
-        'stages': [
-            {'name': name, 'steps': stage.steps, 'batch_size': stage.batch_size}
-            for name, stage in recipe.stages.items()
-        ],
-    }
-
-
-def _imbalance_factor(recipe: Recipe, material: Material) -> float:
-    """Of the profile, or of the classes with examples where they are as given."""
-    if recipe.data.profile != 'given':
-        return recipe.data.imbalance_factor
-    held = [n for n in material.class_counts if n]
-    return max(held) / min(held)
-
-
-def _described(model: Model) -> str:
-    words = [model.name, f'width {model.width}', f'{model.classifier} classifier']
-    if model.dtype != 'float32':
-        words.append(model.dtype)
-    if model.remat:
-        words.append('blocks rematerialised')
-    if model.batch_norm != 'global':
-        words.append(f'batch norm by {model.batch_norm}')
-    return ', '.join(words)
-
-
-def stage_logits(
-    network: Network, stage: Stage, *, cached: bool, devices: Mesh | None = None
-) -> steps.Logits:
-    """What the stage computes of its inputs: the whole network, or its classifier of features.
-
-    Args:
-        network: the network.
-        stage: what trains.
-        cached: whether the inputs are features.
-        devices: the mesh, which cuts the logits where devices share the classes.
-
-    Returns:
-        (params, batch_stats, inputs, train) → (logits, batch_stats).
-    """
-    whole = whole_network(network)
-
-    def logits(
-        params: PyTree, batch_stats: PyTree, inputs: jax.Array, train: bool
-    ) -> tuple[jax.Array, PyTree]:
-        if cached:
-            result = classified(network, params, inputs, train)
-        else:
-            # A frozen backbone is used as at test: its batch statistics do not move.
-            trains = train and stage.trains == 'all'
-            result, batch_stats = whole(params, batch_stats, inputs, trains)
-        if devices is not None and devices.shape['model'] > 1:
-            by_class = mesh.by_class(devices, result.ndim)
-            result = jax.lax.with_sharding_constraint(result, by_class)
-        return result, batch_stats
-
-    return logits
-
-
-def check_divisible(recipe: Recipe, devices: int) -> None:
-    """Raises ConfigError for a batch that cannot be cut evenly over so many devices."""
-    for name, stage in recipe.stages.items():
-        sizes = {f'{name}.batch_size': stage.batch_size}
-        if stage.meta.rebalancer != 'none':
-            sizes[f'{name}.meta.batch_size'] = stage.meta.batch_size
-        if stage.accumulation > 1:
-            sizes = {f'{k} / accumulation': n // stage.accumulation for k, n in sizes.items()}
-        for key, size in sizes.items():
-            if size % devices:
-                raise ConfigError(f'{key}: got {size}, wanted a multiple of the {devices} devices')
 
 
 class _Run(NamedTuple):

@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from balms_jax import diagnostics, priors
 from balms_jax.data.image_files import subset
+from balms_jax.data.sources import Source
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
 from balms_jax.training import draws, evaluation, mesh, objectives, steps
@@ -35,11 +37,7 @@ def stage_evaluation(
     probe_inputs = subset(inputs.probe, places)
     evaluator = _evaluator(recipe, material, logits)
     adjustment = functools.partial(_adjustment, stage, counts, rebalancer)
-
-    @jax.jit
-    def probe_logits(current: TrainState, inputs: jax.Array) -> jax.Array:
-        variables = current.params, current.batch_stats
-        return logits(*variables, normalised(inputs, source), False)[0]
+    probe_logits = jax.jit(at_test(logits, source))
 
     def evaluate(current: TrainState) -> dict[str, Any]:
         variables = (current.params, current.batch_stats)
@@ -47,7 +45,7 @@ def stage_evaluation(
         result = evaluator(variables, inputs.test, source.test_labels, learned)['uniform']
         del result['confusion_matrix'], result['reliability']
         probed = over_batches(
-            lambda batch, start: probe_logits(current, batch), probe_inputs, mesh.of(variables)
+            lambda batch, start: probe_logits(variables, batch), probe_inputs, mesh.of(variables)
         )
         weights = np.asarray(
             diagnostics.effective_gradient_weights(
@@ -108,17 +106,59 @@ def final_evaluation(
 def _evaluator(
     recipe: Recipe, material: Material, logits: steps.Logits, temperature: float = 1.0
 ) -> Callable[..., dict[str, dict[str, Any]]]:
-    settings, source = recipe.evaluation, material.source
+    settings = recipe.evaluation
     return evaluation.make_evaluator(
-        lambda variables, inputs: logits(
-            variables[0], variables[1], normalised(inputs, source), False
-        )[0],
+        at_test(logits, material.source),
         material.class_counts,
         settings.test_priors,
         settings.post_hoc_tau,
         settings.batch_size,
         temperature,
     )
+
+
+def at_test(
+    logits: steps.Logits, source: Source
+) -> Callable[[tuple[PyTree, PyTree], jax.Array], jax.Array]:
+    """Gives ((params, batch_stats), images or features) → logits ``[batch, classes]``, at test."""
+
+    def of_inputs(variables: tuple[PyTree, PyTree], inputs: jax.Array) -> jax.Array:
+        return logits(*variables, normalised(inputs, source), False)[0]
+
+    return of_inputs
+
+
+def stage_logits(
+    network: Network, stage: Stage, *, cached: bool, devices: Mesh | None = None
+) -> steps.Logits:
+    """What the stage computes of its inputs: the whole network, or its classifier of features.
+
+    Args:
+        network: the network.
+        stage: what trains.
+        cached: whether the inputs are features.
+        devices: the mesh, which cuts the logits where devices share the classes.
+
+    Returns:
+        (params, batch_stats, inputs, train) → (logits, batch_stats).
+    """
+    whole = whole_network(network)
+
+    def logits(
+        params: PyTree, batch_stats: PyTree, inputs: jax.Array, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        if cached:
+            result = classified(network, params, inputs, train)
+        else:
+            # A frozen backbone is used as at test: its batch statistics do not move.
+            trains = train and stage.trains == 'all'
+            result, batch_stats = whole(params, batch_stats, inputs, trains)
+        if devices is not None and devices.shape['model'] > 1:
+            by_class = mesh.by_class(devices, result.ndim)
+            result = jax.lax.with_sharding_constraint(result, by_class)
+        return result, batch_stats
+
+    return logits
 
 
 def whole_network(network: Network) -> steps.Logits:

@@ -20,15 +20,13 @@ ROOT = Path(__file__).parents[2]
 WANTED = plan.Wanted()
 
 
-@pytest.fixture(scope='module')
-def made(tmp_path_factory):
-    """A tiny network's plain and meta step for 16 chips; a process of its own has no strict JAX."""
+def planned(folder, *flags):
+    """A plan of a tiny network for 16 chips; a process of its own has no strict JAX."""
     if importlib.util.find_spec('libtpu') is None:
         pytest.skip("needs the TPU compiler: pip install 'balms_jax[plan]'")
-    folder = tmp_path_factory.mktemp('plan')
     command = [sys.executable, '-m', 'balms_jax.pod_plan']
     command += ['--config', 'configs/digits_lt.py:method=balms_end_to_end']
-    command += ['--config.model.width=4', '--nolargest_batch', '--steps=plain,meta']
+    command += ['--config.model.width=4', '--nolargest_batch', *flags]
     command += ['--topology', 'v5e:4x4', f'--output={folder}']
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     done = subprocess.run(
@@ -42,6 +40,12 @@ def made(tmp_path_factory):
     )
     assert not done.returncode, done.stderr
     return json.loads((folder / 'plan.json').read_text()), folder, done.stdout
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    """The plain and the meta step."""
+    return planned(tmp_path_factory.mktemp('plan'), '--steps=plain,meta')
 
 
 def test_the_compiler_reduces_one_gradient_over_all_chips(made):
@@ -75,6 +79,21 @@ def test_memory_adds_up_and_the_state_is_donated(made):
         assert memory['aliased'] > 0.9 * memory['outputs']
 
 
+def test_bfloat16_and_shared_classes_are_compiled_as_they_are_trained(made, tmp_path):
+    # Half the classifier's gradient is a device's own, and what the backbone computes in bfloat16
+    # is moved as such. The peak is bfloat16's in either case: so a TPU multiplies by default.
+    flags = ('--config.model.dtype=bfloat16', '--config.class_shards=2', '--steps=plain')
+    values, _, _ = planned(tmp_path, *flags)
+    assert values['network'] == 'digits_net, width 4, linear classifier, bfloat16'
+    whole, classifier = made[0]['gradient_bytes'], 4 * (16 * 10 + 10)
+    assert values['gradient_bytes'] == whole - classifier / 2
+    (target,) = values['targets']
+    ours, theirs = target['steps']['plain'], made[0]['targets'][0]['steps']['plain']
+    assert 0.5 * whole < ours['all_reduced'] < 0.9 * theirs['all_reduced']
+    for step in (ours, theirs):
+        assert step['estimate']['compute'] == pytest.approx(step['flops'] / 197e12)
+
+
 def test_the_command_prints_and_writes_what_it_found(made):
     values, folder, printed = made
     assert 'v5e:4x4: 16 chips' in printed
@@ -100,6 +119,61 @@ def test_local_devices_are_planned_without_figures(standard_promotion):
     assert 'Plan of a pod' in page.render(values, 'command')
 
 
+def test_devices_that_share_the_classes_hold_and_reduce_a_share_of_the_classifier(
+    standard_promotion,
+):
+    # 8142 classes: the classifier is nearly all that stage 2 holds and reduces. Were the logits not
+    # cut by class, it would be gathered.
+    config = read(imagenet_lt.get_config('method=balms,batch_size=64'))
+    stage = dataclasses.replace(
+        config.stage_2, meta=dataclasses.replace(config.stage_2.meta, batch_size=64)
+    )
+    config = dataclasses.replace(
+        config,
+        stage_2=stage,
+        data=dataclasses.replace(config.data, name='inaturalist18'),
+        model=dataclasses.replace(config.model, width=8),
+    )
+    wanted = plan.Wanted('stage_2', ('plain', 'meta'))
+    cpus = [targets.find('cpu')]
+    whole = plan.make(config, cpus, wanted)
+    cut = plan.make(dataclasses.replace(config, class_shards=2), cpus, wanted)
+    assert (whole['class_shards'], cut['class_shards']) == (1, 2)
+    assert cut['gradient_bytes'] == whole['gradient_bytes'] / 2
+    for kind in wanted.kinds:
+        alone, shared = (each['targets'][0]['steps'][kind] for each in (whole, cut))
+        assert shared['memory']['arguments'] < 0.6 * alone['memory']['arguments']
+        assert shared['all_reduced'] < 0.6 * alone['all_reduced']
+    assert '2 of which share the classes' in page.render(cut, 'command')
+
+
+def test_the_evaluation_is_cut_as_in_training(standard_promotion):
+    # By example: beside parameters, labels and weights a device holds an eighth of the images.
+    config = read(digits_lt.get_config('method=softmax'))
+    config = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, batch_size=8000)
+    )
+    made = plan.make(config, [targets.find('cpu')], plan.Wanted(kinds=('evaluation',)))
+    held = made['targets'][0]['steps']['evaluation']['memory']['arguments']
+    assert 8000 / 8 * 8 * 8 < held < 8000 * 8 * 8
+
+
+def test_the_classes_are_shared_evenly_or_not_at_all(standard_promotion):
+    config = read(digits_lt.get_config('method=softmax'))
+    cpus = [targets.find('cpu')]
+    for shards, message in (
+        (3, 'class_shards: got 3, wanted a divisor of the 8 devices of cpu'),
+        (4, 'class_shards: got 4, wanted a divisor of the 10 classes'),
+        (0, 'class_shards: got 0, wanted at least 1'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan.make(dataclasses.replace(config, class_shards=shards), cpus, WANTED)
+    # 12 examples cannot be cut over 8 devices, but over 4 pairs of them.
+    stage = dataclasses.replace(config.stage_1, batch_size=12)
+    config = dataclasses.replace(config, stage_1=stage, class_shards=2)
+    plan.make(config, cpus, plan.Wanted(kinds=('plain',)))
+
+
 def test_a_step_that_does_not_fit_is_told():
     step = {'does_not_fit': 'Ran out of memory <on> HBM'}
     memory = dict.fromkeys((*tables.MEMORY_KINDS, 'peak'), 2**20)
@@ -110,6 +184,7 @@ def test_a_step_that_does_not_fit_is_told():
         'network': 'resnet50',
         'image': [224, 224, 3],
         'classes': 1000,
+        'class_shards': 1,
         'stage': 'stage_1',
         'trains': 'all',
         'batch_size': 64,

@@ -163,4 +163,4 @@ def test_a_meta_step_in_parts_runs_on_many_devices(small_recipe, tmp_path):
             for name in ('loss', 'meta_loss'):
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-3)
     with pytest.raises(recipe.ConfigError, match=r'batch_size / accumulation: got 4, wanted a mul'):
-        job.check_divisible(dataclasses.replace(made, stage_1=stage), 8)
+        checks.check_divisible(dataclasses.replace(made, stage_1=stage), 8)

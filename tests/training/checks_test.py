@@ -125,3 +125,11 @@ def test_a_mode_of_independent_examples_is_refused_beside_batch_norm_by_device()
     values.stage_2.trains = 'all'
     with pytest.raises(recipe.ConfigError, match=r"stage_2\.meta\.mode: got 'ghost_product', whi"):
         checks.from_config(values)
+
+
+def test_devices_share_the_classes_evenly():
+    values = checks.from_config(change('class_shards', 4))
+    with pytest.raises(recipe.ConfigError, match='class_shards: got 4, wanted a divisor of the 10'):
+        checks.check_against_data(values, (20,) * 10)
+    with pytest.raises(recipe.ConfigError, match='class_shards: got 0, wanted at least 1'):
+        checks.from_config(change('class_shards', 0))
