@@ -42,6 +42,8 @@ _CIFAR_STD = (0.2023, 0.1994, 0.2010)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
+SIDES = {'digits': 8, 'cifar10': 32, 'cifar100': 32}  # Of their square images, in pixels.
+
 _DIGITS_TEST_COUNT = 50  # A class; the smallest of the ten classes holds 174 images.
 _DIGITS_TEST_SEED = 0  # Of the split alone: the same test set for every run, whatever its seed.
 
@@ -241,23 +243,22 @@ def _load_digits() -> Source:
 
 
 def _load_cifar(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Source:
-    import tensorflow_datasets as tfds
+    from balms_jax.data import tfds_records
 
-    builder = tfds.builder(name, data_dir=data_dir)
-    prepared = builder.data_path / 'dataset_info.json'
-    if download and not prepared.exists():
+    builder, prepared_as = tfds_records.find(name, data_dir)
+    if download and not prepared_as:
         prepare(name, data_dir)
-        builder = tfds.builder(name, data_dir=data_dir)
+        builder, prepared_as = tfds_records.find(name, data_dir)
     root = builder.data_path.parents[1]
     command = f'python -m balms_jax.data.sources {name} --data_dir'
-    if not prepared.exists():
+    if not prepared_as:
         raise DataNotFoundError(
             f'{root} holds no prepared {name}; to download (needs network) and prepare it:\n'
             f'  {command} {shlex.quote(str(root))}'
         )
-    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+    if prepared_as != tfds_records.ARRAY_RECORD:
         raise DataNotFoundError(
-            f'{root} holds {name} as {builder.info.file_format.value}, which is not read without '
+            f'{root} holds {name} as {prepared_as}, which is not read without '
             f'TensorFlow; to prepare it as array_record (needs network), in another folder:\n'
             f'  {command} ANOTHER_FOLDER'
         )

@@ -8,6 +8,8 @@ import numpy as np
 
 from balms_jax.data.list_files import ImageList
 
+ARRAY_RECORD = 'array_record'  # The format that is read without TensorFlow.
+
 
 class TfdsRecords:
     """The encoded images of a prepared split by their names, ``name/split#number``.
@@ -22,6 +24,27 @@ class TfdsRecords:
     def __getitem__(self, name: str) -> bytes:
         """Reads one record."""
         return self._source[int(name.rpartition('#')[2])]['image']
+
+
+def find(name: str, root: str | os.PathLike[str] | None) -> tuple[Any, str]:
+    """Looks for a prepared set.
+
+    Args:
+        name: of the builder.
+        root: the TensorFlow Datasets folder; None: TFDS' own.
+
+    Returns:
+        Its builder, or None where nothing of that name is known, and the format that it is prepared
+        in, such as :data:`ARRAY_RECORD`; '' if it is not.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=root)
+    except tfds.core.DatasetNotFoundError:
+        return None, ''
+    prepared = (builder.data_path / 'dataset_info.json').exists()
+    return builder, builder.info.file_format.value if prepared else ''
 
 
 def read_tfds(name: str, split: str, root: str | os.PathLike[str]) -> ImageList:
@@ -42,12 +65,8 @@ def read_tfds(name: str, split: str, root: str | os.PathLike[str]) -> ImageList:
     import tensorflow_datasets as tfds
 
     folder = pathlib.Path(root) / name
-    try:
-        builder = tfds.builder(name, data_dir=root)
-        prepared = (builder.data_path / 'dataset_info.json').exists()
-    except tfds.core.DatasetNotFoundError:
-        builder, prepared = None, False
-    if not prepared or builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+    builder, prepared_as = find(name, root)
+    if prepared_as != ARRAY_RECORD:
         raise FileNotFoundError(
             f'{folder}: no TensorFlow Datasets folder of array_record files; '
             f"builder.download_and_prepare(file_format='array_record') makes one"

@@ -156,6 +156,16 @@ def _head(
     return heads[classifier]
 
 
+def side_multiple(name: str) -> int:
+    """What the sides of a network's images must be multiples of, in pixels.
+
+    Example:
+        >>> side_multiple('resnet50'), side_multiple('vit_s_16')
+        (1, 16)
+    """
+    return getattr(NETWORKS[name], 'patch', 1)
+
+
 def count_parameters(params: PyTree) -> int:
     """How many numbers a pytree of parameters holds."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

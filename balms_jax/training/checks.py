@@ -8,6 +8,7 @@ from balms_jax import meta_gradients, models
 from balms_jax.data import long_tail
 from balms_jax.data.decoding import CORRUPT_POLICIES
 from balms_jax.data.list_files import MISSING_POLICIES
+from balms_jax.data.sources import SIDES
 from balms_jax.estimators import ESTIMATORS
 from balms_jax.rebalancers import ONE_BY_ONE, REBALANCERS
 from balms_jax.training.recipe import (
@@ -113,6 +114,13 @@ def check(recipe: Recipe) -> None:
         build_network(recipe.model, num_classes=2)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    name, data = recipe.model.name, recipe.data
+    side, multiple = SIDES.get(data.name, data.files.size), models.side_multiple(name)
+    if side % multiple:
+        raise ConfigError(
+            f'model.name: got {name!r} for images of {side} × {side}, wanted a multiple of '
+            f'{multiple}, the side of its patches'
+        )
 
 
 def build_network(model: Model, num_classes: int) -> models.Network:

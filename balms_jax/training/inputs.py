@@ -89,13 +89,12 @@ def _features(
     """The views of the training and meta set, ``[views, examples, features]``, and the test set."""
     of_images = feature_extractor(network, current, recipe, material.source)
 
-    def views(images: Images) -> np.ndarray:
-        return np.stack([of_images(images, view) for view in range(stage.views)])
+    def features(images: Images, views: int) -> np.ndarray:
+        if not views:
+            return of_images(images)
+        return np.stack([of_images(images, view) for view in range(views)])
 
-    found = {'train': views(material.train_images), 'test': of_images(material.source.test_images)}
-    if material.meta_images is not material.train_images:
-        found['meta'] = views(material.meta_images)
-    return found
+    return {name: features(*part) for name, part in _parts(stage, material).items()}
 
 
 def _features_like(
@@ -106,18 +105,23 @@ def _features_like(
     image = jnp.zeros((1, *material.train_images.shape[1:]))
     one = jax.eval_shape(lambda: network.features(backbone, stats, image, False)[0])
 
-    def like(images: Images, *views: int) -> jax.ShapeDtypeStruct:
-        shape = (*views, len(images), one.shape[1])
+    def like(images: Images, views: int) -> jax.ShapeDtypeStruct:
+        shape = (*([views] if views else []), len(images), one.shape[1])
         sharding = mesh.of_features(devices, shape)
         return jax.ShapeDtypeStruct(shape, one.dtype, sharding=sharding)
 
-    shapes = {
-        'train': like(material.train_images, stage.views),
-        'test': like(material.source.test_images),
+    return {name: like(*part) for name, part in _parts(stage, material).items()}
+
+
+def _parts(stage: Stage, material: Material) -> dict[str, tuple[Images, int]]:
+    """The images whose features a stage takes, and in how many views; 0: once, as at test."""
+    parts = {
+        'train': (material.train_images, stage.views),
+        'test': (material.source.test_images, 0),
     }
     if material.meta_images is not material.train_images:
-        shapes['meta'] = like(material.meta_images, stage.views)
-    return shapes
+        parts['meta'] = (material.meta_images, stage.views)
+    return parts
 
 
 def normalised(inputs: jax.Array, source: sources.Source) -> jax.Array:

@@ -3,7 +3,7 @@
 import pytest
 
 from balms_jax.training import checks, methods, recipe
-from configs import cifar_lt, digits_lt
+from configs import cifar_lt, digits_lt, imagenet_lt
 
 
 @pytest.mark.parametrize('config', [digits_lt, cifar_lt])
@@ -125,6 +125,17 @@ def test_a_mode_of_independent_examples_is_refused_beside_batch_norm_by_device()
     values.stage_2.trains = 'all'
     with pytest.raises(recipe.ConfigError, match=r"stage_2\.meta\.mode: got 'ghost_product', whi"):
         checks.from_config(values)
+
+
+def test_images_that_cannot_be_cut_into_patches_are_refused():
+    """The network itself would say so when it is built, after the data were read."""
+    with pytest.raises(recipe.ConfigError, match=r"got 'vit_s_16' for images of 8 × 8, wanted a m"):
+        checks.from_config(change('model.name', 'vit_s_16'))
+    files = imagenet_lt.get_config('network=vit_s_16')
+    checks.from_config(files)
+    files.data.files.size = 200
+    with pytest.raises(recipe.ConfigError, match=r'images of 200 × 200, wanted a multiple of 16'):
+        checks.from_config(files)
 
 
 def test_devices_share_the_classes_evenly():
