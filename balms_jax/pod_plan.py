@@ -24,9 +24,11 @@ with extras.needed('train', 'the plan of a pod'):
     from rich.console import Console
     from rich.table import Table
 
+    from balms_jax.detection_training import checks as detector_checks
+    from balms_jax.detection_training.recipe import Recipe as DetectorRecipe
     from balms_jax.planning import compiled, page, plan, tables, targets
     from balms_jax.training.arguments import parse_flags
-    from balms_jax.training.recipe import read
+    from balms_jax.training.recipe import Recipe, read_as
 
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'What would be trained: FILE, or FILE:name=value,… as in training.'
@@ -57,7 +59,10 @@ def main(arguments: list[str]) -> int:
     console = Console(highlight=False)
     wanted = plan.Wanted(STAGE.value, tuple(STEPS.value), LARGEST_BATCH.value)
     try:
-        recipe = read(CONFIG.value)
+        of_detector = detector_checks.is_detector(CONFIG.value)
+        recipe: Recipe | DetectorRecipe = (
+            read_as(DetectorRecipe, CONFIG.value) if of_detector else read_as(Recipe, CONFIG.value)
+        )
         plan.check(recipe, wanted)
         found = [
             targets.find(name, SLICES.value if name not in targets.LOCAL else 1)

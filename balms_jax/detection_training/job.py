@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from balms_jax import models
 from balms_jax.data.streamed import Stream
 from balms_jax.detection import networks, region_sources, repeat_factors
 from balms_jax.detection.inference import Detections
@@ -23,6 +20,7 @@ from balms_jax.detection.weights import start_from
 from balms_jax.detection_training import evaluation, steps
 from balms_jax.detection_training.checks import check, check_divisible
 from balms_jax.detection_training.evaluation import Compiled
+from balms_jax.detection_training.facts import facts
 from balms_jax.detection_training.material import Material, load_material
 from balms_jax.detection_training.recipe import Recipe, Stage
 from balms_jax.training import mesh, processes, stages
@@ -76,7 +74,7 @@ def train(
     if left_out := check_weights(recipe, material):
         progress.say(left_out)
     if any(material.dropped):
-        progress.say(f'left out of training: {described(material.dropped._asdict())}')
+        progress.say(f'left out of training: {counted(material.dropped._asdict())}')
     if stage_1_from is not None:
         theirs = open_checkpoints(Path(stage_1_from), recipe, 'stage_1', material)
         check_finished(Path(stage_1_from), recipe.stage_1.steps, theirs)
@@ -96,52 +94,9 @@ def train(
         return result
 
 
-def described(counts: dict[str, int]) -> str:
+def counted(counts: dict[str, int]) -> str:
     """``{'images': 2, 'boxes': 0}`` → ``2 images``."""
     return ', '.join(f'{n} {name.replace("_", " ")}' for name, n in counts.items() if n)
-
-
-def facts(
-    recipe: Recipe,
-    material: Material,
-    devices: Mesh,
-    state: TrainState,
-    skipped: Counter[str] | None = None,
-) -> dict[str, Any]:
-    """What stands in run.json."""
-    packages = ('balms_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
-    detector = recipe.detector
-    learns = any(stage.meta.rebalancer != 'none' for stage in recipe.stages.values())
-    return {
-        'kind': 'detector',
-        'method': recipe.method,
-        'dataset': recipe.data.name,
-        'seed': recipe.seed,
-        'recipe': recipe.name,
-        'network': f'Mask R-CNN, ResNet-{detector.depth} of width {detector.width}, '
-        f'{detector.channels} channels, {detector.dtype}',
-        'parameter_count': models.count_parameters(state.params),
-        'train_images': len(material.train),
-        'test_images': len(material.test),
-        'dropped': material.dropped._asdict(),
-        'category_names': [category.name for category in material.categories],
-        'frequencies': [category.frequency for category in material.categories],
-        'image_counts': [category.image_count for category in material.categories],
-        'object_counts': material.object_counts.tolist(),
-        'meta_set': 'the training images, drawn by max 1/f of their categories' if learns else None,
-        'selection_rule': 'last step',
-        'data_fingerprint': material.fingerprint,
-        'replaced_images': dict(skipped or {}),
-        'device': f'{devices.size} x {devices.devices.flat[0].device_kind}',
-        'versions': {
-            'python': platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
-        },
-        'stages': [
-            {'name': name, 'steps': stage.steps, 'batch_size': stage.batch_size}
-            for name, stage in recipe.stages.items()
-        ],
-    }
 
 
 def keep_pictures(file: Path, material: Material, pictures: list[tuple[int, Detections]]) -> None:

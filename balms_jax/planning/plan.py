@@ -3,14 +3,18 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from balms_jax import models
+from balms_jax import extras, models
+from balms_jax.detection_training import checks as detector_checks
+from balms_jax.detection_training.recipe import Recipe as DetectorRecipe
 from balms_jax.planning import chips, collectives, compiled, shapes
+from balms_jax.planning.classifiers import Classifier
 from balms_jax.planning.compiled import Compiled, DoesNotFitError
 from balms_jax.planning.targets import Target
-from balms_jax.training import checks, evaluation, facts
-from balms_jax.training.recipe import ConfigError, Recipe, Stage
+from balms_jax.training import checks
+from balms_jax.training.recipe import ConfigError, Recipe
+from balms_jax.training.state import TrainState
 
 MEMORY_GOAL = 1.75  # of the meta step, in memories of the plain one
 REDUCTIONS_GOAL = 2.0  # of the meta step beyond the plain one's, in gradients
@@ -24,9 +28,54 @@ class Wanted(NamedTuple):
     batches: bool = True  # whether to estimate the largest batch, which compiles each step again
 
 
-def check(recipe: Recipe, wanted: Wanted) -> None:
+class Run(Protocol):
+    """What a plan asks of a run, of a classifier or of a detector."""
+
+    @property
+    def recipe(self) -> Any:
+        """With ``method``, ``name``, ``data.name``, ``stages`` and ``evaluation.batch_size``."""
+
+    def changed(self, recipe: Any) -> 'Run':
+        """The run with another recipe."""
+
+    def check(self) -> None:
+        """Raises ConfigError for what does not fit the data."""
+
+    def check_cut(self, name: str, devices: int) -> None:
+        """Raises ConfigError if a stage cannot be cut over so many devices."""
+
+    def facts(self) -> dict[str, Any]:
+        """The network, the shape of an image, the numbers of classes and of examples."""
+
+    def first_state(self, name: str) -> TrainState:
+        """The shapes of the state that a stage starts from."""
+
+    def evaluated(self, target: Target) -> int:
+        """Images of a batch of the evaluation."""
+
+    def least_meta_batch(self, name: str) -> int:
+        """Below so many images the stage's meta set cannot be drawn."""
+
+    def lowered(self, name: str, kind: str, target: Target) -> Any:
+        """One step, ``'plain'``, ``'meta'`` or ``'evaluation'``, as training would compile it."""
+
+
+def run_of(recipe: Recipe | DetectorRecipe) -> Run:
+    """The run of a recipe, without its images where their shape is known."""
+    if isinstance(recipe, Recipe):
+        return Classifier(shapes.whole(recipe))
+    with extras.needed('detection', 'the plan of a detector'):
+        from balms_jax.planning import detectors
+
+        return detectors.detector_run(recipe)
+
+
+def check(recipe: Recipe | DetectorRecipe, wanted: Wanted) -> None:
     """Raises ConfigError for what cannot be planned, before anything is compiled."""
-    checks.check(recipe)
+    if isinstance(recipe, Recipe):
+        checks.check(recipe)
+    else:
+        detector_checks.check(recipe)
     if wanted.stage not in recipe.stages:
         raise ConfigError(f'stage: got {wanted.stage!r}, wanted one of {", ".join(recipe.stages)}')
     for kind in wanted.kinds:
@@ -43,7 +92,10 @@ class Told(NamedTuple):
 
 
 def make(
-    recipe: Recipe, targets: Sequence[Target], wanted: Wanted, told: Told | None = None
+    recipe: Recipe | DetectorRecipe,
+    targets: Sequence[Target],
+    wanted: Wanted,
+    told: Told | None = None,
 ) -> dict[str, Any]:
     """Compiles a stage's steps for every target.
 
@@ -65,14 +117,15 @@ def make(
     """
     told = told or Told()
     check(recipe, wanted)
-    targets = [target.sharing_classes(recipe.class_shards) for target in targets]
-    of = shapes.whole(recipe)
-    checks.check_against_data(recipe, of.material.class_counts)
+    if isinstance(recipe, Recipe):
+        targets = [target.sharing_classes(recipe.class_shards) for target in targets]
+    of = run_of(recipe)
+    of.check()
     for target in targets:
         _check_cut(of, wanted.stage, target)
     stage = recipe.stages[wanted.stage]
     kinds = [k for k in wanted.kinds if k != 'meta' or stage.meta.rebalancer != 'none']
-    state = shapes.first_state(of, wanted.stage, stage)
+    state = of.first_state(wanted.stage)
     result = {
         **_facts(of, wanted.stage),
         'parameters': models.count_parameters(state.params),
@@ -130,18 +183,14 @@ def meta_over_plain(steps: Mapping[str, Any], gradient_bytes: int) -> dict[str, 
     }
 
 
-def _facts(of: shapes.Whole, name: str) -> dict[str, Any]:
+def _facts(of: Run, name: str) -> dict[str, Any]:
     recipe, stage = of.recipe, of.recipe.stages[name]
     learns = stage.meta.rebalancer != 'none'
     return {
         'method': recipe.method,
         'recipe': recipe.name,
         'dataset': recipe.data.name,
-        'network': facts.described(recipe.model),
-        'image': list(of.material.train_images.shape[1:]),
-        'classes': of.material.source.num_classes,
-        'class_shards': recipe.class_shards,
-        'examples': sum(of.material.class_counts),
+        **of.facts(),
         'stage': name,
         'trains': stage.trains,
         'batch_size': stage.batch_size,
@@ -152,10 +201,6 @@ def _facts(of: shapes.Whole, name: str) -> dict[str, Any]:
     }
 
 
-def _with(recipe: Recipe, **stages: Any) -> Recipe:
-    return dataclasses.replace(recipe, **stages)
-
-
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -163,21 +208,19 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _check_cut(of: shapes.Whole, name: str, target: Target) -> None:
-    """Of the planned stage alone: another one may be planned for other devices."""
-    stages = {'stage_1': Stage(), 'stage_2': Stage(), name: of.recipe.stages[name]}
+def _check_cut(of: Run, name: str, target: Target) -> None:
     try:
-        checks.check_divisible(_with(of.recipe, **stages), target.mesh.shape['data'])
+        of.check_cut(name, target.mesh.shape['data'])
     except ConfigError as error:
         raise ConfigError(f'{error} of {target.topology}') from None
 
 
 def _step(
-    of: shapes.Whole, wanted: Wanted, kind: str, target: Target, say: Callable[[str], None]
+    of: Run, wanted: Wanted, kind: str, target: Target, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """The record of a step."""
     try:
-        step = compiled.compile_step(of, wanted.stage, kind, target)
+        step = compiled.compile_step(of.lowered(wanted.stage, kind, target))
     except DoesNotFitError as error:
         return {'does_not_fit': str(error)}
     sums = collectives.summed(step.collectives)
@@ -198,10 +241,10 @@ def _step(
     return record
 
 
-def _examples(of: shapes.Whole, name: str, kind: str, target: Target) -> int:
+def _examples(of: Run, name: str, kind: str, target: Target) -> int:
     if kind == 'evaluation':
-        return evaluation.whole_batch(of.recipe.evaluation.batch_size, target.mesh)
-    return of.recipe.stages[name].batch_size
+        return of.evaluated(target)
+    return int(of.recipe.stages[name].batch_size)
 
 
 def _estimate(step: Compiled, target: Target, examples: int) -> dict[str, float]:
@@ -223,16 +266,14 @@ def _estimate(step: Compiled, target: Target, examples: int) -> dict[str, float]
     }
 
 
-def _largest(
-    of: shapes.Whole, name: str, kind: str, target: Target, step: Compiled
-) -> dict[str, Any]:
+def _largest(of: Run, name: str, kind: str, target: Target, step: Compiled) -> dict[str, Any]:
     """The largest batch, from the memory of a second size: half where that can be cut, or twice."""
     assert target.chip is not None
     stage = of.recipe.stages[name]
-    devices, classes = target.mesh.shape['data'], of.material.source.num_classes
+    devices = target.mesh.shape['data']
     halves = not stage.batch_size % (2 * devices)
     if kind == 'meta':
-        enough = stage.meta.batch_size // 2 >= classes or stage.meta.draws != 'stratified'
+        enough = stage.meta.batch_size // 2 >= of.least_meta_batch(name)
         halves = halves and not stage.meta.batch_size % (2 * devices) and enough
 
     def scaled(size: int) -> int:
@@ -240,9 +281,9 @@ def _largest(
 
     meta = dataclasses.replace(stage.meta, batch_size=scaled(stage.meta.batch_size))
     other = dataclasses.replace(stage, batch_size=scaled(stage.batch_size), meta=meta)
-    changed = of._replace(recipe=_with(of.recipe, **{name: other}))
+    changed = of.changed(dataclasses.replace(of.recipe, **{name: other}))
     try:
-        second = compiled.compile_step(changed, name, kind, target)
+        second = compiled.compile_step(changed.lowered(name, kind, target))
         points = (
             (stage.batch_size, float(step.memory.peak)),
             (other.batch_size, float(second.memory.peak)),

@@ -147,3 +147,14 @@ def bytes_of_device(devices: Mesh, state: PyTree) -> int:
         return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
     return sum(jax.tree.leaves(jax.tree.map(of_leaf, state, mesh.of_state(devices, state))))
+
+
+def placed(tree: PyTree, shardings: PyTree) -> PyTree:
+    """A tree of shapes where they lie: each by its own sharding, or all by one."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )
