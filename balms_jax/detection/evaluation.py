@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from balms_jax.detection import run_lengths
 from balms_jax.detection.annotations import FREQUENCIES, AnnotatedImage
-from balms_jax.detection.inference import Detections, paste
+from balms_jax.detection.inference import Detections
+from balms_jax.detection.pasting import paste
 
 KINDS = ('segm', 'bbox')
 

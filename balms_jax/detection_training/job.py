@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from balms_jax.data.streamed import Stream
 from balms_jax.detection import networks, region_sources, repeat_factors
 from balms_jax.detection.inference import Detections
+from balms_jax.detection.padding import padded_objects
 from balms_jax.detection.steps import Batch
 from balms_jax.detection.weights import start_from
 from balms_jax.detection_training import evaluation, steps
@@ -34,6 +35,7 @@ from balms_jax.training.takeover import check_finished, copy_stage_1
 PyTree = Any
 SCANNED_STEPS = 50  # of cached regions, in one compiled call
 PICTURES = 'pictures.npz'
+TRUE_MASK_SIZE = 56  # rows and columns that a kept mask of a true object has
 
 
 def train(
@@ -100,18 +102,30 @@ def counted(counts: dict[str, int]) -> str:
 
 
 def keep_pictures(file: Path, material: Material, pictures: list[tuple[int, Detections]]) -> None:
-    """Keeps the first test images with what is found in them, for the page."""
+    """Keeps the first test images, what is found in them and what is there, for the page."""
     if not pictures:
         return
     places, found = zip(*pictures, strict=True)
     sizes, scales = material.test.sizes()
+    annotated = [material.test.annotations.images[place] for place in places]
+    most = max(len(image.boxes) for image in annotated)
+    there = [
+        padded_objects(image, most, TRUE_MASK_SIZE, float(scales[place]))
+        for place, image in zip(places, annotated, strict=True)
+    ]
     arrays: dict[str, Any] = {
         'images': np.concatenate([material.test[place : place + 1] for place in places]),
         'sizes': sizes[list(places)],
         'scales': scales[list(places)],
         'places': np.array(places),
         **{name: np.stack([getattr(each, name) for each in found]) for name in Detections._fields},
+        **{
+            f'true_{name}': np.stack([getattr(each, name) for each in there])
+            for name in ('boxes', 'categories', 'masks', 'frames', 'where')
+        },
     }
+    for name in ('masks', 'true_masks'):
+        arrays[name] = np.round(255 * arrays[name]).astype(np.uint8)
     np.savez_compressed(file, **arrays)
 
 

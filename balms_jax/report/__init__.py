@@ -3,16 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 from balms_jax.report.comparison import comparison_table, markdown_table
+from balms_jax.report.detector_runs import DetectorRun, read_detector_run
 from balms_jax.report.runs import Run, RunError, read_run
 
 if TYPE_CHECKING:
     from balms_jax.report.page import write_report
 
 __all__ = [
+    'DetectorRun',
     'Run',
     'RunError',
     'comparison_table',
     'markdown_table',
+    'read_detector_run',
     'read_run',
     'write_report',
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from balms_jax.report.detector_runs import MEASURES
 from balms_jax.report.runs import SHOT_GROUPS, Run, shot_mask
 
 METHOD_NAMES = {
@@ -53,6 +54,13 @@ METHOD_NAMES = {
     'balanced_mixup': 'Balanced mixup',
     'balanced_softmax_mixup': 'Balanced Softmax + mixup',
     'balanced_softmax_smoothing': 'Balanced Softmax + smoothing',
+    'sigmoid': 'Sigmoid',
+    'seesaw': 'Seesaw',
+    'balanced_sigmoid': 'Balanced Sigmoid',
+    'sigmoid_decoupled': 'Sigmoid, decoupled',
+    'equalization_decoupled': 'EQL, decoupled',
+    'balanced_sigmoid_decoupled': 'Balanced Sigmoid, decoupled',
+    'sigmoid_meta_reweighter': 'Sigmoid + Meta Reweighter',
 }
 DATASET_NAMES = {
     'cifar10': 'CIFAR-10',
@@ -101,7 +109,7 @@ def problem(run: Run) -> tuple[Any, ...]:
     """What must be equal for two runs to share a figure: data set, profile and class counts."""
     facts = run.facts
     named = tuple(facts.get(name) for name in ('dataset', 'profile', 'imbalance_factor'))
-    return (*named, tuple(facts['class_counts']))
+    return (*named, tuple(run.class_counts.tolist()))
 
 
 def group_runs(runs: Sequence[Run]) -> list[Replicates]:
@@ -138,7 +146,7 @@ def group_runs(runs: Sequence[Run]) -> list[Replicates]:
 
 def unequal_settings(groups: Sequence[Replicates]) -> list[str]:
     """What methods should share to be compared, and do not: network, augmentation, schedule."""
-    keys = ['model', 'data.augmentation']
+    keys = ['model', 'detector', 'draws', 'data.augmentation']
     keys += [f'stage_{n}.{name}' for n in (1, 2) for name in ('steps', 'batch_size', 'optimizer')]
     unequal = []
     for key in keys:
@@ -186,7 +194,7 @@ COLUMNS = {
     'expected_calibration_error': 'ECE %',
     'gradient_weight_exponent': 'gradient-weight exponent',
 }
-_IN_PERCENT = {'top1', *SHOT_GROUPS, 'expected_calibration_error'}
+_IN_PERCENT = {'top1', *SHOT_GROUPS, 'expected_calibration_error', *MEASURES, 'box_AP'}
 
 
 def comparison_table(runs: Sequence[Run]) -> list[dict[str, str]]:
@@ -219,7 +227,7 @@ def comparison_table(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 def format_statistic(group: Replicates, field: str, prior: str = 'uniform') -> str:
     """A field's mean ± sample deviation over seeds as text, in the unit of its column."""
-    if field in SHOT_GROUPS and not shot_mask(group.first.class_counts, field).any():
+    if group.first.lacks(field):
         return 'none'
     mean, deviation = group.statistics(field, prior)
     scale, digits = (100, 1) if field in _IN_PERCENT else (1, 2)

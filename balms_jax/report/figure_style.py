@@ -8,10 +8,11 @@ from typing import Any, ParamSpec
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 # Okabe and Ito's colours, then Tol's muted ones: told apart with any colour vision.
 METHOD_COLORS = {
@@ -23,6 +24,12 @@ METHOD_COLORS = {
     'meta_reweighter': '#cc79a7',
     'balms_end_to_end': '#e69f00',
     'softmax_decoupled': '#333333',
+    # Of detectors the same, where the loss is the sigmoid's in place of the softmax's.
+    'sigmoid': '#7a7a7a',
+    'balanced_sigmoid': '#0072b2',
+    'balanced_sigmoid_decoupled': '#56b4e9',
+    'sigmoid_meta_reweighter': '#cc79a7',
+    'sigmoid_decoupled': '#333333',
 }
 OTHER_COLORS = ('#332288', '#882255', '#44aa99', '#999933', '#aa4499', '#6699cc', '#661100')
 MARKERS = 'osD^vPX*'
@@ -85,7 +92,8 @@ def method_colors(methods: Mapping[str, str]) -> dict[str, str]:
         Colour by label; all different up to 15 labels.
     """
     wanted = {METHOD_COLORS.get(method) for method in methods.values()}
-    spare = [*OTHER_COLORS, *(c for c in METHOD_COLORS.values() if c not in wanted)]
+    rest = dict.fromkeys(c for c in METHOD_COLORS.values() if c not in wanted)
+    spare = [*OTHER_COLORS, *rest]
     colors: dict[str, str] = {}
     extras = 0
     for label, method in methods.items():
@@ -185,13 +193,27 @@ def time_axis(axes: Axes, stages: Stages, *steps: np.ndarray) -> None:
     axes.set_xlabel('training step')
 
 
+def plain_log_ticks(axis: Axis) -> None:
+    """Ticks of a log axis as plain numbers, more of them where it is short."""
+    low, high = axis.get_view_interval()
+    short, shorter = high < 1000 * low, high < 5 * low
+    subs = (1, 1.5, 2, 3, 4, 5, 7) if shorter else (1, 2, 5) if short else (1,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+    axis.set_minor_locator(NullLocator())
+
+
 def plot_curves(axes: Axes, curves: Curves, colors: Colors, ls: str = '-') -> None:
-    """One line a seed, the first of a label named."""
+    """One line a seed, the first of a label named; a value without neighbours is a dot."""
     for label, seeds in curves.items():
         width = 1.6 if len(seeds) == 1 else 1.0
         for index, (steps, values) in enumerate(seeds):
             name = label if index == 0 else None
             axes.plot(steps, values, color=colors[label], ls=ls, lw=width, label=name)
+            known = np.isfinite(values)
+            lone = known & ~np.append(False, known[:-1]) & ~np.append(known[1:], False)
+            if lone.any():
+                axes.plot(steps[lone], values[lone], 'o', color=colors[label], ms=3.5)
 
 
 def dots(index: int, color: str, classes: int) -> dict[str, Any]:

@@ -100,6 +100,8 @@ def accuracy_by_shot(
     groups: Sequence[str],
     colors: Colors,
     deviations: Values | None = None,
+    ylabel: str = 'test accuracy',
+    top: float = 1.08,
 ) -> Figure:
     """Mean accuracy of groups of classes; a group without classes reads 'none'.
 
@@ -108,6 +110,8 @@ def accuracy_by_shot(
         groups: names, such as 'many', ``[groups]``.
         colors: by method.
         deviations: standard deviations over seeds by method, each ``[groups]``, NaN for none.
+        ylabel: what the values are.
+        top: where the axis ends.
 
     Returns:
         A half-width figure.
@@ -132,15 +136,16 @@ def accuracy_by_shot(
         for place, value, extra in zip(x[there], values[there], spread[there], strict=True):
             if len(accuracies) <= 5:
                 text = f'{100 * value:.1f}'
-                axes.text(float(place), value + extra + 0.012, text, ha='center', fontsize=small)
+                above = value + extra + 0.011 * top
+                axes.text(float(place), above, text, ha='center', fontsize=small)
     for place in np.flatnonzero(np.all([~np.isfinite(v) for v in accuracies.values()], axis=0)):
-        axes.text(float(place), 0.02, 'none', ha='center', color=FAINT, style='italic')
+        axes.text(float(place), 0.02 * top, 'none', ha='center', color=FAINT, style='italic')
     axes.set_xticks(range(len(groups)), groups)
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.tick_params(axis='x', length=0)
-    axes.set_ylim(0, 1.08)
+    axes.set_ylim(0, top)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_ylabel('test accuracy')
+    axes.set_ylabel(ylabel)
     add_legend(figure, axes)
     return figure
 

@@ -1,6 +1,6 @@
 """Figures of what changes during training: arrays in, a matplotlib Figure out.
 
-The conventions are those of :mod:`balms_jax.figures`.
+The conventions are those of :mod:`balms_jax.report.figures`.
 """
 
 from collections.abc import Mapping
@@ -9,13 +9,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullLocator,
-    PercentFormatter,
-)
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from balms_jax.report.figure_style import (
     COUNT_COLORS,
@@ -28,6 +22,7 @@ from balms_jax.report.figure_style import (
     add_legend,
     new_figure,
     plain,
+    plain_log_ticks,
     plot_curves,
     styled,
     time_axis,
@@ -41,6 +36,7 @@ def rates_over_time(
     class_counts: np.ndarray,
     stages: Stages,
     ylabel: str = 'sampling rate σ(ψ)',
+    counted: str = 'training images of the class',
 ) -> Figure:
     """A learned value of every class over training, coloured by the class's training images.
 
@@ -50,6 +46,7 @@ def rates_over_time(
         class_counts: training images, ``[classes]``.
         stages: name and steps of each stage.
         ylabel: what the values are.
+        counted: what the counts are.
 
     Returns:
         A half-width figure.
@@ -67,9 +64,11 @@ def rates_over_time(
             lw=1.4 if len(class_counts) <= 20 else 0.7,
         )
     bar = figure.colorbar(ScalarMappable(norm, COUNT_COLORS), ax=axes, pad=0.02, aspect=28)
-    bar.set_label('training images of the class')
+    bar.set_label(counted)
     bar.outline.set_visible(False)
     bar.ax.grid(visible=False)
+    if isinstance(norm, LogNorm):
+        plain_log_ticks(bar.ax.yaxis)
     time_axis(axes, stages, steps)
     axes.set_ylabel(ylabel)
     return figure
@@ -99,23 +98,23 @@ def loss_curves(losses: Curves, meta_losses: Curves, colors: Colors, stages: Sta
         ls='--',
     )
     time_axis(axes, stages, *(steps for curves in losses.values() for steps, _ in curves))
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
-    axes.yaxis.set_minor_locator(NullLocator())
+    plain_log_ticks(axes.yaxis)
     axes.set_ylabel('training loss (nats)')
     add_legend(figure, axes)
     return figure
 
 
 @styled
-def accuracy_curves(accuracies: Curves, colors: Colors, stages: Stages) -> Figure:
+def accuracy_curves(
+    accuracies: Curves, colors: Colors, stages: Stages, ylabel: str = 'test accuracy, top-1'
+) -> Figure:
     """Test accuracy over training.
 
     Args:
         accuracies: by method, a pair of steps ``[T]`` and fractions ``[T]`` for each seed.
         colors: by method.
         stages: name and steps of each stage.
+        ylabel: what the values are.
 
     Returns:
         A half-width figure.
@@ -125,7 +124,7 @@ def accuracy_curves(accuracies: Curves, colors: Colors, stages: Stages) -> Figur
     plot_curves(axes, accuracies, colors)
     time_axis(axes, stages, *(steps for curves in accuracies.values() for steps, _ in curves))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_ylabel('test accuracy, top-1')
+    axes.set_ylabel(ylabel)
     add_legend(figure, axes)
     return figure
 
@@ -136,6 +135,8 @@ def gradient_weights(
     class_counts: np.ndarray,
     colors: Colors,
     times: int = 4,
+    exponents: Mapping[str, float] | None = None,
+    counted: str = 'training images of the class, n',
 ) -> Figure:
     """Effective gradient weight of each class against its training images, log-log.
 
@@ -145,6 +146,8 @@ def gradient_weights(
         class_counts: training images, ``[classes]``.
         colors: by method.
         times: how many of the T times are shown, from the first to the last.
+        exponents: by method, the slope that was fitted to the last time; drawn as a line.
+        counted: what the counts are.
 
     Returns:
         A wide figure with one panel a method and the slopes 0, −1 and −2 for reference.
@@ -175,11 +178,16 @@ def gradient_weights(
             shade = (rank + 1) / len(chosen)
             color = LinearSegmentedColormap.from_list('', ['white', colors[label]])(shade)
             axes.plot(counts, row, 'o', ms=3.5, color=color, label=f'step {steps[time]:,}')
-        axes.legend(loc='upper right', handletextpad=0, fontsize=7.5)
+        if exponents and label in exponents:
+            fitted = exponents[label]
+            text = f'slope {fitted:.2f}'.replace('-', '−')
+            axes.plot(ends, (ends / center) ** fitted, color=colors[label], lw=1.3, label=text)
+        axes.legend(loc='upper right', handletextpad=0.4 if exponents else 0, fontsize=7.5)
         axes.margins(x=0.09)
+        plain_log_ticks(axes.xaxis)
     for axes in grid.flat[len(weights) :]:
         axes.set_visible(False)
-    figure.supxlabel('training images of the class, n', fontsize=8.5)
+    figure.supxlabel(counted, fontsize=8.5)
     figure.supylabel('effective gradient weight (relative)', fontsize=8.5)
     return figure
 

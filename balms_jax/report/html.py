@@ -47,7 +47,8 @@ th:first-child, td:first-child { padding-left: 0; }
 .results { font-size: .83rem; }
 .results th, .results td { padding: .5em .4em; }
 .results th:first-child { padding-left: 0; }
-.number, .results tbody th { white-space: nowrap; }
+.number { white-space: nowrap; }
+.results tbody th { min-width: 11em; }
 .results small { display: block; font-weight: 400; color: var(--soft); }
 .results td.text { color: var(--soft); min-width: 8em; }
 .swatch { display: inline-block; width: .72em; height: .72em; border-radius: 50%;
@@ -131,6 +132,11 @@ def embedded(drawing: Figure, caption: str, alt: str) -> str:
         f'height="{height}" src="data:image/svg+xml;base64,{data}"></div>\n'
         f'<figcaption>{escape(caption)}</figcaption></figure>\n'
     )
+
+
+def figure_section(heading: str, items: Sequence[str]) -> str:
+    """Figures under a heading; empty if there are none."""
+    return f'<h2>{heading}</h2>\n<div class="figures">{"".join(items)}</div>' if items else ''
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:

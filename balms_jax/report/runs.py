@@ -2,11 +2,19 @@
 
 import dataclasses
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from balms_jax.report.run_files import (
+    RunError,
+    array_of,
+    checked,
+    read_facts,
+    read_metrics,
+    read_object,
+)
 
 # Thresholds of the field: many > 100, medium 20..100, few < 20 training images. In NumPy and not
 # by `priors.shot_groups`, so that reading a run never starts an accelerator.
@@ -34,10 +42,6 @@ _PER_CLASS = (
     'loss_weights',
     'log_adjustment',
 )
-
-
-class RunError(ValueError):
-    """A run directory that cannot be read; the message names the file and what is wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +84,10 @@ class Run:
     def class_names(self) -> list[str]:
         """Names of the classes, ``[classes]``."""
         return [str(name) for name in self.facts['class_names']]
+
+    def lacks(self, field: str) -> bool:
+        """Whether the field is of a shot group that no class belongs to."""
+        return field in SHOT_GROUPS and not shot_mask(self.class_counts, field).any()
 
     @property
     def stages(self) -> list[tuple[str, int]]:
@@ -138,141 +146,49 @@ def read_run(path: Path | str) -> Run:
         RunError: if the directory is no run, or a file is broken; the message names it.
     """
     path = Path(path)
-    if not (path / 'run.json').is_file():
-        what = 'has no run.json' if path.is_dir() else 'is no directory'
-        raise RunError(f'{path}: not a run directory: it {what}')
-    facts = _read_facts(path / 'run.json')
+    facts = read_facts(path)
+    if facts.get('kind') == 'detector':
+        raise RunError(f'{path}: got the run of a detector, wanted that of a classifier')
     evaluation_file = path / 'evaluation.json'
-    evaluations = _read_object(evaluation_file) if evaluation_file.exists() else {}
+    evaluations = read_object(evaluation_file) if evaluation_file.exists() else {}
     if evaluations and 'uniform' not in evaluations:
         raise RunError(f"{evaluation_file}: lacks 'uniform'")
     classes = len(facts['class_counts'])
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_PER_CLASS, (classes,))
+    shapes |= {'confusion_matrix': (classes, classes)} | dict.fromkeys(_SCALARS, ())
+
+    def check(record: Any, where: str) -> dict[str, Any]:
+        return _with_reliability(checked(record, shapes, where), where)
+
     return Run(
         path=path,
         facts=facts,
-        config=_read_object(path / 'config.json'),
-        metrics=_read_metrics(path / 'metrics.jsonl', facts),
+        config=read_object(path / 'config.json'),
+        metrics=read_metrics(path / 'metrics.jsonl', facts, check),
         evaluations={
-            prior: _checked(record, classes, f'{evaluation_file}: {prior}')
+            prior: check(record, f'{evaluation_file}: {prior}')
             for prior, record in sorted(evaluations.items(), key=lambda item: item[0] != 'uniform')
         },
     )
 
 
-def _read_facts(file: Path) -> dict[str, Any]:
-    facts = _read_object(file)
-    wanted = {'method': str, 'dataset': str, 'seed': int, 'class_counts': list, 'stages': list}
-    for name, kind in wanted.items():
-        if not isinstance(facts.get(name), kind):
-            raise RunError(f'{file}: {name}: got {facts.get(name)!r}, wanted {kind.__name__}')
-    optional = {'imbalance_factor': (int, float), 'parameter_count': (int,), 'versions': (dict,)}
-    for name, kinds in optional.items():
-        if facts.get(name) is not None and not isinstance(facts[name], kinds):
-            words = ' or '.join(kind.__name__ for kind in kinds)
-            raise RunError(f'{file}: {name}: got {facts[name]!r}, wanted {words}, or null')
-    counts = facts['class_counts']
-    if not counts or not all(isinstance(n, int) and n >= 0 for n in counts) or not any(counts):
-        raise RunError(f'{file}: class_counts: wanted whole numbers of images, not all 0')
-    names = facts.setdefault('class_names', [str(index) for index in range(len(counts))])
-    if not isinstance(names, list) or len(names) != len(counts):
-        raise RunError(f'{file}: class_names: wanted {len(counts)} names, as class_counts has')
-    for stage in facts['stages']:
-        if not isinstance(stage, dict) or not isinstance(stage.get('steps'), int):
-            raise RunError(f"{file}: stages: got {stage!r}, wanted objects with 'name' and 'steps'")
-        stage['name'] = str(stage.get('name'))
-    return facts
-
-
-def _read_metrics(file: Path, facts: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    starts = itertools.accumulate((stage['steps'] for stage in facts['stages']), initial=0)
-    offsets = {stage['name']: start for stage, start in zip(facts['stages'], starts, strict=False)}
-    lines = _read_text(file).split('\n') if file.exists() else []
-    # What follows the last newline is empty, or what a killed run was writing.
-    found: dict[tuple[str, int, int], dict[str, Any]] = {}
-    for number, text in enumerate(lines[:-1], start=1):
-        where = f'{file}, line {number}'
-        line = _parse_object(text, where)
-        kind, stage, step = line.get('kind'), line.get('stage'), line.get('step')
-        if not isinstance(kind, str) or not isinstance(step, int):
-            raise RunError(f"{where}: wanted a 'kind' in words and a whole 'step'")
-        if stage not in offsets:
-            raise RunError(f'{where}: stage {stage!r} is not one of run.json: {[*offsets]}')
-        # A resumed run may have repeated some steps: the later line holds. Step 0 of a stage and
-        # the last step before it are two, though as many steps were taken.
-        record = _checked(line, len(facts['class_counts']), where)
-        record['at'] = offsets[stage] + step
-        found[kind, [*offsets].index(stage), step] = record
-    metrics: dict[str, list[dict[str, Any]]] = {}
-    for (kind, _, _), line in sorted(found.items(), key=lambda item: item[0]):
-        metrics.setdefault(kind, []).append(line)
-    return metrics
-
-
-def _checked(record: Any, classes: int, where: str) -> dict[str, Any]:
-    """The record with floats and arrays of the right shapes, NaN for null."""
-    if not isinstance(record, dict):
-        raise RunError(f'{where}: wanted an object')
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_PER_CLASS, (classes,))
-    shapes |= {'confusion_matrix': (classes, classes)} | dict.fromkeys(_SCALARS, ())
-    checked = dict(record)
-    for name in shapes.keys() & record.keys():
-        checked[name] = _array(record[name], shapes[name], f'{where}: {name}')
-    if reliability := record.get('reliability'):
-        try:
-            bins = {name: reliability[name] for name in ('confidence', 'accuracy', 'count')}
-            shape = (len(bins['count']),)
-        except (TypeError, KeyError):
-            raise RunError(
-                f"{where}: reliability: wanted 'confidence', 'accuracy' and 'count'"
-            ) from None
-        checked['reliability'] = {
-            name: _array(values, shape, f'{where}: reliability: {name}')
-            for name, values in bins.items()
-        }
-    return checked
-
-
-def _array(value: Any, shape: tuple[int, ...], where: str) -> Any:
-    if shape == () and type(value) is float:  # Thousands of training lines take this way.
-        return value
-    wanted = f'{" x ".join(map(str, shape))} numbers' if shape else 'a number'
+def _with_reliability(record: dict[str, Any], where: str) -> dict[str, Any]:
+    """The record with its diagram of reliability as arrays, if it has one."""
+    reliability = record.get('reliability')
+    if not reliability:
+        return record
     try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise RunError(f'{where}: wanted {wanted}') from None
-    if isinstance(value, str) or array.shape not in {shape, ()}:
-        raise RunError(f'{where}: got shape {[*array.shape]}, wanted {wanted}')
-    if array.shape == shape:
-        return array if shape else float(array)
-    if value is not None:
-        raise RunError(f'{where}: got {value!r}, wanted {wanted}')
-    return np.full(shape, np.nan)
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    return _parse_object(_read_text(file), str(file))
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding='utf-8')
-    except FileNotFoundError:
-        raise RunError(f'{file}: missing') from None
-    except UnicodeDecodeError as error:
-        raise RunError(f'{file}: not UTF-8 text: {error.reason}') from None
-    except OSError as error:
-        raise RunError(f'{file}: cannot be read: {error.strerror}') from None
-
-
-def _parse_object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f'line {error.lineno}, column {error.colno}'
-        raise RunError(f'{where}: broken JSON: {error.msg} at {place}') from None
-    if not isinstance(value, dict):
-        raise RunError(f'{where}: got a {type(value).__name__}, wanted an object')
-    return value
+        bins = {name: reliability[name] for name in ('confidence', 'accuracy', 'count')}
+        shape = (len(bins['count']),)
+    except (TypeError, KeyError):
+        raise RunError(
+            f"{where}: reliability: wanted 'confidence', 'accuracy' and 'count'"
+        ) from None
+    arrays = {
+        name: array_of(values, shape, f'{where}: reliability: {name}')
+        for name, values in bins.items()
+    }
+    return record | {'reliability': arrays}
 
 
 def shot_mask(class_counts: np.ndarray, group: str) -> np.ndarray:

@@ -11,8 +11,8 @@ from balms_jax.report.html import embedded
 from balms_jax.report.runs import SHOT_GROUPS, shot_mask
 
 
-class ProblemFigures:
-    """The figures of one problem, as HTML, each drawn only where its data was recorded."""
+class RunFigures:
+    """What figures of one problem are drawn from."""
 
     def __init__(self, groups: Sequence[Replicates], colors: dict[str, str]):
         self.groups = groups
@@ -39,6 +39,10 @@ class ProblemFigures:
             if curves:
                 found[group.label] = curves
         return found
+
+
+class ProblemFigures(RunFigures):
+    """The figures of one problem, as HTML, each drawn only where its data was recorded."""
 
     def accuracy(self) -> list[str]:
         """Accuracy by class, by shot group and over training."""

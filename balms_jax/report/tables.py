@@ -1,13 +1,13 @@
 """The tables of a page, as HTML."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 import numpy as np
 
 from balms_jax.report.comparison import (
-    COLUMNS,
     Replicates,
     absent_groups,
     format_statistic,
@@ -16,7 +16,7 @@ from balms_jax.report.comparison import (
 from balms_jax.report.runs import Run
 
 _LOWER_IS_BETTER = {'negative_log_likelihood', 'expected_calibration_error'}
-_HEADINGS = {
+HEADINGS = {
     'top1': 'top-1<br>%',
     'many': 'many<br>%',
     'medium': 'medium<br>%',
@@ -25,13 +25,32 @@ _HEADINGS = {
     'expected_calibration_error': 'ECE<br>%',
     'gradient_weight_exponent': 'gradient-weight<br>exponent',
 }
+TOLD = {'meta set': 'meta_set'}
+BEST_IS_BOLD = 'Bold: best mean of a column.'
 
 
-def results_table(groups: Sequence[Replicates], colors: dict[str, str]) -> str:
-    """The comparison of methods, seeds aggregated, with a note on what the numbers are."""
+def results_table(
+    groups: Sequence[Replicates],
+    colors: Mapping[str, str],
+    note: str,
+    headings: Mapping[str, str] = HEADINGS,
+    told: Mapping[str, str] = TOLD,
+) -> str:
+    """The comparison of methods, seeds aggregated.
+
+    Args:
+        groups: of one problem.
+        colors: by label.
+        note: what the numbers are, in plain text.
+        headings: the field of the final evaluation → its column's heading, HTML.
+        told: a column's heading → the fact that it holds.
+
+    Returns:
+        HTML.
+    """
     means = {
         field: np.array([float(group.statistics(field)[0]) for group in groups])
-        for field in COLUMNS
+        for field in headings
     }
     # The best of a column is one of the finished runs, where there are some.
     finished = np.array([group.first.finished for group in groups])
@@ -39,7 +58,7 @@ def results_table(groups: Sequence[Replicates], colors: dict[str, str]) -> str:
     rows = []
     for index, group in enumerate(groups):
         cells = []
-        for field in COLUMNS:
+        for field in headings:
             text = escape(unbroken(format_statistic(group, field)))
             sign = -1 if field in _LOWER_IS_BETTER else 1
             best = (
@@ -58,45 +77,55 @@ def results_table(groups: Sequence[Replicates], colors: dict[str, str]) -> str:
             f'<tr><th scope="row">{swatch}{escape(group.label)}{progress}</th>'
             f'<td class="number">{len(group.runs)}</td>{"".join(cells)}'
             f'<td class="number">{f"{parameters:,}" if parameters else "–"}</td>'
-            f'<td class="text">{escape(str(facts.get("meta_set") or "none"))}</td></tr>\n'
+            + ''.join(
+                f'<td class="text">{escape(str(facts.get(name) or "none"))}</td>'
+                for name in told.values()
+            )
+            + '</tr>\n'
         )
-    headings = ''.join(
-        f'<th scope="col" class="number">{_HEADINGS[field]}</th>' for field in COLUMNS
-    )
+    columns = ''.join(f'<th scope="col" class="number">{text}</th>' for text in headings.values())
+    texts = ''.join(f'<th scope="col">{escape(name)}</th>' for name in told)
     return f"""<div class="scroll"><table class="results">
-<thead><tr><th scope="col">method</th><th scope="col" class="number">seeds</th>{headings}
-<th scope="col" class="number">parameters</th><th scope="col">meta set</th></tr></thead>
+<thead><tr><th scope="col">method</th><th scope="col" class="number">seeds</th>{columns}
+<th scope="col" class="number">parameters</th>{texts}</tr></thead>
 <tbody>{''.join(rows)}</tbody></table></div>
-<p class="note">{escape(_table_note(groups))}</p>"""
+<p class="note">{escape(note)}</p>"""
 
 
-def _table_note(groups: Sequence[Replicates]) -> str:
+def table_note(groups: Sequence[Replicates]) -> str:
+    """What the numbers of classifiers are."""
+    first = groups[0].first
+    notes = ['Test set under the uniform prior: every class weighs the same.', *run_notes(groups)]
+    confusion_matrix = first.final.get('confusion_matrix')
+    images = confusion_matrix.sum() if confusion_matrix is not None else 0
+    if images > 2 * len(first.class_counts):  # Counts, not shares of rows.
+        top1 = first.final['top1']
+        error = 100 * math.sqrt(max(top1 * (1 - top1), 0) / images)
+        notes.append(
+            f'With {images:,.0f} test images, one top-1 accuracy has a sampling error of about '
+            f'{error:.1f} points.'
+        )
+    notes.append(absent_groups(first.class_counts))
+    if len(groups) > 1:
+        notes.append(BEST_IS_BOLD)
+    return ' '.join(note for note in notes if note)
+
+
+def run_notes(groups: Sequence[Replicates]) -> list[str]:
+    """How the runs of a table were selected, by which recipe, with which seeds."""
     runs = [run for group in groups for run in group.runs]
 
     def every(name: str) -> str:
         return in_words(dict.fromkeys(str(run.facts.get(name) or 'not recorded') for run in runs))
 
     notes = [
-        'Test set under the uniform prior: every class weighs the same.',
         f'Selection: {every("selection_rule")}.',
         f'Recipe: {every("recipe")}.',
         f'{"Seed" if len({run.facts["seed"] for run in runs}) == 1 else "Seeds"}: {_seeds(runs)}.',
     ]
     if any(len(group.runs) > 1 for group in groups):
         notes.append('± is the sample standard deviation over seeds.')
-    confusion_matrix = runs[0].final.get('confusion_matrix')
-    images = confusion_matrix.sum() if confusion_matrix is not None else 0
-    if images > 2 * len(runs[0].class_counts):  # Counts, not shares of rows.
-        top1 = runs[0].final['top1']
-        error = 100 * math.sqrt(max(top1 * (1 - top1), 0) / images)
-        notes.append(
-            f'With {images:,.0f} test images, one top-1 accuracy has a sampling error of about '
-            f'{error:.1f} points.'
-        )
-    notes.append(absent_groups(runs[0].class_counts))
-    if len(groups) > 1:
-        notes.append('Bold: best mean of a column.')
-    return ' '.join(note for note in notes if note)
+    return notes
 
 
 def _seeds(runs: Sequence[Run]) -> str:
@@ -112,9 +141,7 @@ def prior_table(groups: Sequence[Replicates]) -> str:
     if not others:
         return ''
     fields = ('top1', 'negative_log_likelihood', 'expected_calibration_error')
-    headings = ''.join(
-        f'<th scope="col" class="number">{_HEADINGS[field]}</th>' for field in fields
-    )
+    headings = ''.join(f'<th scope="col" class="number">{HEADINGS[field]}</th>' for field in fields)
     rows = ''.join(
         f'<tr><th scope="row">{escape(group.label)}</th><td class="text">{escape(prior)}</td>'
         + ''.join(
@@ -137,9 +164,11 @@ def prior_table(groups: Sequence[Replicates]) -> str:
 draws and its loss, and test images weigh as it says.{calibrated}</p>"""
 
 
-def run_table(groups: Sequence[Replicates]) -> str:
-    """Facts by method; a fact that all methods share spans the row."""
-    facts = [_run_facts(group) for group in groups]
+def run_table(
+    groups: Sequence[Replicates], facts_of: Callable[[Replicates], dict[str, str]] | None = None
+) -> str:
+    """Facts by method; one that all methods share spans the row."""
+    facts = [(facts_of or run_facts)(group) for group in groups]
     rows = []
     for name in dict.fromkeys(name for each in facts for name in each):
         values = [each.get(name, '–') for each in facts]
@@ -155,7 +184,8 @@ def run_table(groups: Sequence[Replicates]) -> str:
     )
 
 
-def _run_facts(group: Replicates) -> dict[str, str]:
+def run_facts(group: Replicates) -> dict[str, str]:
+    """How a method was run, in words."""
     facts = group.first.facts
     stages = [
         f'{stage["name"].replace("_", " ")}: {stage["steps"]:,} steps'
@@ -171,12 +201,26 @@ def _run_facts(group: Replicates) -> dict[str, str]:
         'meta set': str(facts.get('meta_set') or 'none'),
         'seeds': _seeds(group.runs),
         'network': str(facts.get('network', '–')),
-        'seed of the subset': str(facts.get('subset_seed', '–')),
+        **({'seed of the subset': str(facts['subset_seed'])} if 'subset_seed' in facts else {}),
         'device': str(facts.get('device', '–')),
         'versions': ', '.join(f'{name} {version}' for name, version in versions.items()) or '–',
         'command': str(facts.get('command') or 'python -m balms_jax, with the config below'),
         'run directories': in_words(run.path.name for run in group.runs),
     }
+
+
+def config_details(group: Replicates) -> str:
+    """The config of a method's first run, folded away."""
+    config = dict(group.first.config)
+    if isinstance(config.get('data'), dict):
+        # Where the data lies is the reader's own affair.
+        config['data'] = {k: v for k, v in config['data'].items() if k != 'data_dir'}
+    text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
+    which = f'{group.label}, seed {group.first.facts["seed"]}'
+    return (
+        f'<details><summary>Config of {escape(which)}</summary>'
+        f'<pre>{escape(text)}</pre></details>\n'
+    )
 
 
 def unbroken(text: str) -> str:

@@ -81,6 +81,13 @@ def test_time_starts_with_the_first_stage_that_has_data():
     assert [text.get_text() for text in axes.texts] == ['stage 2']
 
 
+def test_a_lone_value_of_a_curve_is_a_dot():
+    # A line through one point, as of a stage that was evaluated once, would be invisible.
+    steps, values = np.array([10, 20, np.nan, 30]), np.array([0.1, 0.2, np.nan, 0.3])
+    axes = figures_over_time.accuracy_curves({'BALMS': [(steps, values)]}, COLORS, STAGES).axes[0]
+    assert [line.get_xdata().tolist() for line in axes.lines if line.get_marker() == 'o'] == [[30]]
+
+
 @pytest.mark.parametrize('methods', [['softmax', 'balms'], ['balms', 'balms', 'unheard of']])
 def test_methods_differ_in_colour_and_keep_their_own(methods):
     colors = figure_style.method_colors({str(i): method for i, method in enumerate(methods)})

@@ -14,7 +14,7 @@ import pytest
 from balms_jax import report
 from balms_jax.report import comparison, runs
 from balms_jax.report.__main__ import main
-from balms_jax.report.page import finding as finding_of
+from balms_jax.report.findings import finding as finding_of
 
 # How each synthetic method behaves: final gain for rare classes, gradient-weight exponent.
 BEHAVIOUR = {'softmax': (0.0, 0.0), 'balanced_softmax': (0.3, -0.8), 'balms': (0.4, -1.0)}
