@@ -55,6 +55,7 @@ def make_inference(
     *,
     limits: Limits = LVIS_LIMITS,
     selection: proposals.Selection = proposals.TEST,
+    over_images: networks.OverImages = jax.vmap,
 ) -> Infer:
     """Builds the function that finds the objects of a batch of images.
 
@@ -63,6 +64,7 @@ def make_inference(
         layout: of its levels and anchors.
         limits: which detections are kept.
         selection: which proposals.
+        over_images: maps what is done to each image over the batch.
 
     Returns:
         (params, batch_stats, images ``[batch, height, width, 3]``, sizes of the images without
@@ -114,7 +116,9 @@ def make_inference(
     ) -> Detections:
         levels, _ = detector.pyramid(params, batch_stats, images, False)
         outputs = detector.proposals(params, levels)
-        return jax.vmap(of_image, in_axes=(None, 0, 0, 0))(params, levels, outputs, sizes)
+        over_batch = over_images(of_image, in_axes=(None, 0, 0, 0))
+        found: Detections = over_batch(params, levels, outputs, sizes)
+        return found
 
     return infer
 

@@ -16,6 +16,9 @@ from balms_jax.models.imagenet_resnet import LAYOUTS, ImageNetResNet
 from balms_jax.models.networks import DTYPES
 
 PyTree = Any
+OverImages = Callable[..., Callable[..., Any]]
+"""``jax.vmap``, or its twin that keeps every device to its own images; it takes a function of one
+image, ``in_axes`` and ``out_axes``"""
 BOX_BINS, MASK_BINS = 7, 14
 MASK_SIZE = 2 * MASK_BINS
 # Of ImageNet's pixels, as pretrained backbones know them.

@@ -43,6 +43,7 @@ def make_reader(
     architecture: networks.Architecture,
     layout: anchors.Layout,
     draws: Draws = Draws(),  # noqa: B008 (an immutable tuple)
+    over_images: networks.OverImages = jax.vmap,
 ) -> Read:
     """Builds the function that reads the regions of a batch of images, by the frozen network.
 
@@ -52,6 +53,7 @@ def make_reader(
         architecture: of the detector.
         layout: of its levels and anchors.
         draws: how many regions of an image, and which.
+        over_images: maps what is done to each image over the batch.
 
     Returns:
         (params, batch_stats, batch, keys ``[draws]``) → regions, ``[draws, batch · regions]``: for
@@ -110,7 +112,7 @@ def make_reader(
         outputs = detector.proposals(params, levels)
         images = batch.images.shape[0]
         of_images = jax.vmap(lambda key: jax.random.split(key, images), out_axes=1)(keys)
-        found = jax.vmap(of_image, in_axes=(None, 0, 0, 0, 0, 0), out_axes=1)(
+        found = over_images(of_image, in_axes=(None, 0, 0, 0, 0, 0), out_axes=1)(
             params, of_images, levels, outputs, batch.sizes, batch.objects
         )
         return jax.tree.map(lambda a: a.reshape(a.shape[0], -1, *a.shape[3:]), found)

@@ -73,6 +73,7 @@ def make_losses(
     layout: anchors.Layout,
     category_loss: CategoryLoss = losses.sigmoid_loss,
     draws: Draws = Draws(),  # noqa: B008 (an immutable tuple)
+    over_images: networks.OverImages = jax.vmap,
 ) -> Callable[[PyTree, PyTree, Batch, jax.Array], tuple[Losses, PyTree]]:
     r"""Builds the function of a batch's losses.
 
@@ -83,6 +84,7 @@ def make_losses(
         layout: of its levels and anchors.
         category_loss: of a region, such as ``losses.balanced_sigmoid_loss`` with its fractions.
         draws: which anchors and regions are learned from.
+        over_images: maps what is done to each image over the batch.
 
     Returns:
         (params, batch_stats, batch, key) → (losses, batch_stats). It is pure.
@@ -160,7 +162,7 @@ def make_losses(
     ) -> tuple[Losses, PyTree]:
         levels, batch_stats = detector.pyramid(params, batch_stats, batch.images, True)
         outputs = detector.proposals(params, levels)
-        sums = jax.vmap(of_image, in_axes=(None, 0, 0, 0, 0, 0))(
+        sums = over_images(of_image, in_axes=(None, 0, 0, 0, 0, 0))(
             params,
             jax.random.split(key, batch.images.shape[0]),
             levels,

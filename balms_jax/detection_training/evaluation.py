@@ -61,17 +61,19 @@ class Compiled(NamedTuple):
     """(params, batch_stats, batch of uint8 images, key) → regions of the whole batch"""
 
 
-def compiled(recipe: Recipe, categories: int) -> Compiled:
+def compiled(recipe: Recipe, categories: int, devices: Mesh) -> Compiled:
     """Ties the functions to a recipe.
 
     Args:
         recipe: the recipe.
         categories: C.
+        devices: the mesh that batches are cut over.
 
     Returns:
         The functions.
     """
-    infer, read = inference_of(recipe, categories), reader_of(recipe, categories)
+    infer = inference_of(recipe, categories, devices)
+    read = reader_of(recipe, categories, devices)
 
     def found_in(
         params: PyTree, batch_stats: PyTree, images: jax.Array, sizes: jax.Array

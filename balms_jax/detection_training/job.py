@@ -83,7 +83,7 @@ def train(
     with contextlib.ExitStack() as opened:
         run = _open(recipe, workdir, config, stage_1_from, material, opened)
         interruption = opened.enter_context(Interruption())
-        functions = evaluation.compiled(recipe, len(material.categories))
+        functions = evaluation.compiled(recipe, len(material.categories), devices)
         final = _run_stages(run, material, devices, functions, interruption, progress)
         last = list(recipe.stages.values())[-1]
         result, pictures = evaluation.final_evaluation(
@@ -266,7 +266,7 @@ def _run_stage(
     cached = stage.trains == 'classifier' and stage.regions == 'cached'
     loop = stages.Loop(
         name=name,
-        step=steps.make_step(recipe, stage, material, mesh.placed_by_example(devices)),
+        step=steps.make_step(recipe, stage, material, devices),
         total=stage.steps,
         batch_size=stage.batch_size,
         evaluation_every=recipe.evaluation.every,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from balms_jax import losses as core_losses
 from balms_jax import priors
@@ -25,13 +26,12 @@ from balms_jax.detection.rebalancing import MetaRegions, Regions
 from balms_jax.detection.steps import Batch, CategoryLoss
 from balms_jax.detection_training.material import Material
 from balms_jax.detection_training.recipe import Loss, Optimizer, Recipe, Stage
+from balms_jax.training import mesh
 from balms_jax.training import state as states
 from balms_jax.training.state import TrainState
 from balms_jax.training.steps import Step
 
 PyTree = Any
-Place = Callable[[PyTree], PyTree]
-"""Cuts arrays of a batch over the devices."""
 
 
 def architecture_of(recipe: Recipe, categories: int) -> networks.Architecture:
@@ -81,7 +81,7 @@ def draws_of(recipe: Recipe) -> steps.Draws:
     )
 
 
-def inference_of(recipe: Recipe, categories: int) -> inference.Infer:
+def inference_of(recipe: Recipe, categories: int, devices: Mesh) -> inference.Infer:
     """What finds the objects of test images."""
     evaluation, draws = recipe.evaluation, recipe.draws
     return inference.make_inference(
@@ -89,13 +89,17 @@ def inference_of(recipe: Recipe, categories: int) -> inference.Infer:
         layout_of(recipe),
         limits=inference.Limits(evaluation.detections, evaluation.score, evaluation.candidates),
         selection=proposals.Selection(draws.test_proposals_per_level, draws.test_proposals),
+        over_images=mesh.by_device(devices),
     )
 
 
-def reader_of(recipe: Recipe, categories: int) -> region_sources.Read:
+def reader_of(recipe: Recipe, categories: int, devices: Mesh) -> region_sources.Read:
     """What reads the regions that the class layer alone is trained on."""
     return region_sources.make_reader(
-        architecture_of(recipe, categories), layout_of(recipe), draws_of(recipe)
+        architecture_of(recipe, categories),
+        layout_of(recipe),
+        draws_of(recipe),
+        mesh.by_device(devices),
     )
 
 
@@ -239,14 +243,14 @@ def first_state(
     )
 
 
-def make_step(recipe: Recipe, stage: Stage, material: Material, place: Place) -> Step:
+def make_step(recipe: Recipe, stage: Stage, material: Material, devices: Mesh) -> Step:
     """Makes the function that takes one step of a stage.
 
     Args:
         recipe: the recipe.
         stage: which of its stages.
         material: whose counts the losses go by.
-        place: cuts what is drawn on the devices over them.
+        devices: the mesh that batches are cut over.
 
     Returns:
         (state, training batch, meta batch) → (state, metrics). Batches are of uint8 pixels. Where
@@ -261,10 +265,14 @@ def make_step(recipe: Recipe, stage: Stage, material: Material, place: Place) ->
     loss = category_loss_of(stage.loss, material)
     if stage.trains == 'all':
         losses_of = steps.make_losses(
-            architecture_of(recipe, categories), layout_of(recipe), loss, draws_of(recipe)
+            architecture_of(recipe, categories),
+            layout_of(recipe),
+            loss,
+            draws_of(recipe),
+            mesh.by_device(devices),
         )
         return _whole_step(steps.make_train_step(losses_of, optimizer), rate)
-    return _class_layer_step(recipe, stage, categories, optimizer, loss, rate, place)
+    return _class_layer_step(recipe, stage, categories, optimizer, loss, rate, devices)
 
 
 def normalised(batch: Batch) -> Batch:
@@ -301,10 +309,11 @@ def _class_layer_step(
     optimizer: optax.GradientTransformation,
     loss: CategoryLoss,
     rate: optax.Schedule,
-    place: Place,
+    devices: Mesh,
 ) -> Step:
     detector = networks.build(architecture_of(recipe, categories))
-    read = reader_of(recipe, categories)
+    read = reader_of(recipe, categories, devices)
+    place = mesh.placed_by_example(devices)
     learns, cached = stage.meta.rebalancer != 'none', stage.regions == 'cached'
     number = stage.batch_size * recipe.draws.regions
 

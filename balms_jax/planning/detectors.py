@@ -87,8 +87,7 @@ class DetectorRun:
         if kind == 'plain':
             meta = dataclasses.replace(stage.meta, rebalancer='none')
             stage = dataclasses.replace(stage, meta=meta)
-        place = mesh.placed_by_example(target.mesh)
-        step: Any = compile_steps(steps.make_step(self.recipe, stage, self.material, place))
+        step: Any = compile_steps(steps.make_step(self.recipe, stage, self.material, target.mesh))
         return step.lower(
             placed(self._state(stage), mesh.replicated(target.mesh)),
             self._batch(stage.batch_size, target),
@@ -130,7 +129,9 @@ class DetectorRun:
         return laid
 
     def _evaluation(self, target: Target) -> Any:
-        functions: Any = evaluation.compiled(self.recipe, len(self.material.categories))
+        functions: Any = evaluation.compiled(
+            self.recipe, len(self.material.categories), target.mesh
+        )
         size, data = self.recipe.evaluation.batch_size, self.recipe.data
         state = self._state(self.recipe.stage_1)
         # A batch that cannot be cut evenly is whole on every device, as in testing.

@@ -12,6 +12,7 @@ from balms_jax.detection.rebalancing import Regions
 from balms_jax.detection_training import steps
 from balms_jax.detection_training.material import load_material
 from balms_jax.detection_training.recipe import LOSSES, WITH_BACKGROUND, Loss, Optimizer
+from balms_jax.training import mesh
 
 LOGITS = jax.random.normal(jax.random.key(0), (5, 36))
 CATEGORIES = jnp.array([0, 7, 35, -1, 3])
@@ -88,7 +89,7 @@ def test_the_class_layer_alone_moves_in_stage_2(smallest, material, cached, stan
     # Everything else is frozen: regions that are read once would otherwise go stale.
     recipe = smallest('balms')
     state = stage_2_state(recipe)
-    step = jax.jit(steps.make_step(recipe, recipe.stage_2, material, lambda batch: batch))
+    step = jax.jit(steps.make_step(recipe, recipe.stage_2, material, mesh.data_mesh(1)))
     after, metrics = step(state, (cached, jnp.ones(3)), jnp.array([1.0, 1.0, 5.0]))
     assert int(after.step) == 1
     assert jax.tree.all(jax.tree.map(jnp.array_equal, after.frozen, state.frozen))
@@ -103,7 +104,7 @@ def test_without_a_rebalancer_the_meta_factors_change_nothing(
     smallest, material, cached, standard_promotion
 ):
     recipe = smallest('balanced_sigmoid_decoupled')
-    step = jax.jit(steps.make_step(recipe, recipe.stage_2, material, lambda batch: batch))
+    step = jax.jit(steps.make_step(recipe, recipe.stage_2, material, mesh.data_mesh(1)))
     given = (cached, jnp.ones(3))
     after = [
         step(stage_2_state(recipe), given, meta)[0].trained
@@ -120,7 +121,7 @@ def test_the_released_codes_meta_loss_is_the_stages_own(
         recipe = smallest(method)
         meta = dataclasses.replace(recipe.stage_2.meta, loss=loss)
         stage = dataclasses.replace(recipe.stage_2, meta=meta)
-        step = jax.jit(steps.make_step(recipe, stage, material, lambda batch: batch))
+        step = jax.jit(steps.make_step(recipe, stage, material, mesh.data_mesh(1)))
         return float(
             step(stage_2_state(recipe), (cached, jnp.ones(3)), jnp.ones(3))[1]['meta_loss']
         )
