@@ -53,7 +53,8 @@ PAIRS = (
     ('balanced_sigmoid_decoupled', 'sigmoid_decoupled'),
     ('equalization_decoupled', 'sigmoid_decoupled'),
     ('balms', 'balanced_sigmoid_decoupled'),
-    ('balms', 'sigmoid_decoupled'),
+    ('balanced_sigmoid_decoupled', 'sigmoid'),
+    ('balms', 'sigmoid'),
     (FRESH, 'balms'),
 )
 RECIPES = {'smoke': 'tiny', 'cpu': 'cpu'}

@@ -3,27 +3,22 @@
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from balms_jax.data.streamed import Stream
-from balms_jax.detection import networks, region_sources, repeat_factors
-from balms_jax.detection.inference import Detections
-from balms_jax.detection.padding import padded_objects
-from balms_jax.detection.steps import Batch
+from balms_jax.detection import networks
 from balms_jax.detection.weights import start_from
-from balms_jax.detection_training import evaluation, steps
+from balms_jax.detection_training import evaluation, inputs, steps
 from balms_jax.detection_training.checks import check, check_divisible
 from balms_jax.detection_training.evaluation import Compiled
 from balms_jax.detection_training.facts import facts
 from balms_jax.detection_training.material import Material, load_material
-from balms_jax.detection_training.recipe import Recipe, Stage
+from balms_jax.detection_training.pictures import PICTURES, keep_pictures
+from balms_jax.detection_training.recipe import Recipe
 from balms_jax.training import mesh, processes, stages
 from balms_jax.training.checkpoints import Checkpoints
 from balms_jax.training.interruption import Interruption
@@ -34,8 +29,6 @@ from balms_jax.training.takeover import check_finished, copy_stage_1
 
 PyTree = Any
 SCANNED_STEPS = 50  # of cached regions, in one compiled call
-PICTURES = 'pictures.npz'
-TRUE_MASK_SIZE = 56  # rows and columns that a kept mask of a true object has
 
 
 def train(
@@ -99,34 +92,6 @@ def train(
 def counted(counts: dict[str, int]) -> str:
     """``{'images': 2, 'boxes': 0}`` → ``2 images``."""
     return ', '.join(f'{n} {name.replace("_", " ")}' for name, n in counts.items() if n)
-
-
-def keep_pictures(file: Path, material: Material, pictures: list[tuple[int, Detections]]) -> None:
-    """Keeps the first test images, what is found in them and what is there, for the page."""
-    if not pictures:
-        return
-    places, found = zip(*pictures, strict=True)
-    sizes, scales = material.test.sizes()
-    annotated = [material.test.annotations.images[place] for place in places]
-    most = max(len(image.boxes) for image in annotated)
-    there = [
-        padded_objects(image, most, TRUE_MASK_SIZE, float(scales[place]))
-        for place, image in zip(places, annotated, strict=True)
-    ]
-    arrays: dict[str, Any] = {
-        'images': np.concatenate([material.test[place : place + 1] for place in places]),
-        'sizes': sizes[list(places)],
-        'scales': scales[list(places)],
-        'places': np.array(places),
-        **{name: np.stack([getattr(each, name) for each in found]) for name in Detections._fields},
-        **{
-            f'true_{name}': np.stack([getattr(each, name) for each in there])
-            for name in ('boxes', 'categories', 'masks', 'frames', 'where')
-        },
-    }
-    for name in ('masks', 'true_masks'):
-        arrays[name] = np.round(255 * arrays[name]).astype(np.uint8)
-    np.savez_compressed(file, **arrays)
 
 
 def open_checkpoints(workdir: Path, recipe: Recipe, name: str, material: Material) -> Checkpoints:
@@ -286,127 +251,11 @@ def _run_stage(
     with contextlib.ExitStack() as opened:
         if cached:
             progress.say(f'{progress.title} {name}: reading the regions of all images')
-            cached_once = cached_regions(recipe, stage, material, devices, functions, state)
-            given = _resident(cached_once, devices)
+            cached_once = inputs.cached_regions(recipe, stage, material, devices, functions, state)
+            given = inputs.resident(cached_once, devices)
         else:
-            given = opened.enter_context(_streams(run, stage, material, devices, int(state.step)))
+            given = opened.enter_context(
+                inputs.streams(recipe, stage, material, devices, int(state.step), run.skipped)
+            )
         (after,) = stages.run(loop, [state], given, [kept], interruption, progress)
         return after
-
-
-class Cached(NamedTuple):
-    """Regions of all training images, and how often each image is drawn; on the host."""
-
-    regions: region_sources.CachedRegions
-    factors: np.ndarray
-    meta_factors: np.ndarray
-
-
-def cached_regions(
-    recipe: Recipe,
-    stage: Stage,
-    material: Material,
-    devices: Mesh,
-    functions: Compiled,
-    state: TrainState,
-) -> Cached:
-    """Reads the regions of all training images once, in as many views as the stage says.
-
-    Args:
-        recipe: the recipe.
-        stage: that trains the class layer alone.
-        material: with the images.
-        devices: the mesh that batches are cut over.
-        functions: of the detector.
-        state: whose network reads them.
-
-    Returns:
-        The regions, one view of all images after another.
-    """
-    still, places = evaluation.unvaried(material), np.arange(len(material.train))
-    numbered: list[np.ndarray] = []
-
-    def read(params: PyTree, batch_stats: PyTree, batch: Batch, keys: jax.Array) -> Any:
-        found = mesh.gathered(functions.read(params, batch_stats, batch, keys[0]))
-        return jax.tree.map(lambda array: array[None], found)
-
-    def views() -> Iterator[Batch]:
-        for view in range(stage.views):
-            # The first view is as at test, the others as training sees the images.
-            source = still if view == 0 else material
-            for batch, real in evaluation.train_batches(
-                source, places, stage.batch_size, devices, seed=2 * recipe.seed + view
-            ):
-                numbered.append(real)
-                yield batch
-
-    key = jax.random.fold_in(state.key, stage.steps)  # Of no step.
-    regions = region_sources.cache(read, key, state.params, state.batch_stats, views())
-    is_first = np.concatenate(numbered)
-    shape = (stage.views, -1)
-
-    def of_slots(factors: np.ndarray) -> np.ndarray:
-        slots = is_first.reshape(shape)
-        padded = np.zeros(slots.shape, np.float32)
-        padded[slots] = np.tile(factors, stage.views)
-        return padded.reshape(-1)
-
-    return Cached(regions, of_slots(material.factors), of_slots(material.meta_factors))
-
-
-def _resident(cached: Cached, devices: Mesh) -> Callable[[TrainState], tuple[PyTree, PyTree]]:
-    """What every step is given: the same regions, on every device."""
-    regions, factors, meta_factors = mesh.lay_out(devices, cached)
-    return lambda state: ((regions, factors), meta_factors)
-
-
-@contextlib.contextmanager
-def _streams(
-    run: _Run, stage: Stage, material: Material, devices: Mesh, first: int
-) -> Iterator[Callable[[TrainState], tuple[PyTree, PyTree]]]:
-    """Opens the streams of images of a stage; what is drawn is a function of seed and step."""
-    recipe = run.recipe
-    with contextlib.ExitStack() as opened:
-
-        def opened_stream(draws: Callable[[int], Any], size: int, seed: int) -> Stream:
-            return opened.enter_context(
-                Stream(
-                    material.train,
-                    draws,
-                    step=first,
-                    seed=seed,
-                    workers=recipe.data.workers,
-                    prefetch=recipe.data.prefetch,
-                    rows=mesh.own_rows(devices, size),
-                )
-            )
-
-        def batch(stream: Stream, size: int) -> Batch:
-            read = next(stream)
-            run.skipped.update(fault.path for fault in read.faults)
-            sharding = mesh.by_example(devices)
-            laid: Batch = jax.tree.map(
-                lambda leaf: jax.make_array_from_process_local_data(
-                    sharding, leaf, (size, *leaf.shape[1:])
-                ),
-                read.images,
-            )
-            return laid
-
-        seed = 2 * (recipe.seed % 2**30)  # Two for each of the run's.
-        size = stage.batch_size
-        train = opened_stream(
-            repeat_factors.epochs_of_repeats(seed, material.factors, size), size, seed
-        )
-        meta = None
-        if stage.meta.rebalancer != 'none':
-            meta_size = stage.meta.batch_size
-            draws = repeat_factors.independent_draws(seed + 1, material.meta_factors, meta_size)
-            meta = opened_stream(draws, meta_size, seed + 1)
-
-        def given(state: TrainState) -> tuple[PyTree, PyTree]:
-            del state
-            meta_batch = () if meta is None else batch(meta, stage.meta.batch_size)
-            return batch(train, size), meta_batch
-
-        yield given

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from balms_jax.data.decoding import CorruptImageError
-from balms_jax.detection_training import job
+from balms_jax.detection_training import job, pictures
 from balms_jax.detection_training.material import load_material
 from balms_jax.models import weights
 from balms_jax.training import stages
@@ -53,8 +53,8 @@ def test_a_run_leaves_what_the_page_needs(undisturbed):
     # With four objects a category at most, all are rare, and no group's AP is made up.
     assert set(facts['frequencies']) == {'r'}
     assert result['masks']['AP_f'] is None
-    with np.load(workdir / job.PICTURES) as pictures:
-        assert len(pictures['images']) == len(pictures['boxes']) == 4
+    with np.load(workdir / pictures.PICTURES) as kept:
+        assert len(kept['images']) == len(kept['boxes']) == 4
     kinds = [(line['kind'], line['stage'], line['step']) for line in metrics(workdir)]
     for stage in ('stage_1', 'stage_2'):
         assert [step for kind, of, step in kinds if (kind, of) == ('train', stage)] == [1, 2, 3, 4]

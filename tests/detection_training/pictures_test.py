@@ -9,8 +9,8 @@ import numpy as np
 from balms_jax.detection import scenes
 from balms_jax.detection.inference import Detections
 from balms_jax.detection.pasting import paste
-from balms_jax.detection_training.job import keep_pictures
 from balms_jax.detection_training.material import load_material
+from balms_jax.detection_training.pictures import keep_pictures
 from balms_jax.report.detector_runs import read_pictures
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'shapes_lt.py'
