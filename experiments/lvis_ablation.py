@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import rich.box
+import rich.console
 import rich.table
 from ml_collections import ConfigDict
 
@@ -99,7 +100,7 @@ def main() -> None:
     found = differences(results)
     for name, values in {'evaluations': results, 'differences': found}.items():
         (output / f'{name}.json').write_text(json.dumps(values, indent=1) + '\n')
-    console.print(table(found), width=100)
+    rich.console.Console(width=110, highlight=False).print(table(found))
     page = write_report(runs, output / 'report.html')
     console.print(f'page: {page}', markup=False)
 
