@@ -1,86 +1,81 @@
 """How many images a second does a core decode: our stream, plain Grain, PyTorch's DataLoader?
 
-Command   python -m experiments.stream_throughput --list FILE --root FOLDER [--workers 1]
-          [--torch_python PYTHON] [--output FILE.json]
-Cost      two minutes on two CPU cores, for batches of 64 × 64 JPEGs
-Expected  at least 0.95 times plain Grain and at least the DataLoader's rate: drawing a batch costs
-          little beside decoding it, and all three decode and crop by the same code
-Found     Tiny-ImageNet-LT, one worker, 10 repetitions of 10 batches of 128 on two CPU cores busy
-          with other work: 1701 images a second and core, 1627 for plain Grain and 1727 for the
-          DataLoader (medians; single repetitions range over a factor of two). The medians of the
-          paired ratios are 1.12 and 0.96: no difference that the noise would let one see
+Command   python -m experiments.stream_throughput --list FILE --root FOLDER --photographs FOLDER
+          [--torch_python PYTHON] [--workers 0 1 2] [--scale smoke]
+Cost      half an hour on two busy CPU cores; --scale smoke two minutes. Linux, for /proc
+Ends in   experiments/results/stream_throughput/: rounds.json and table.md
+Files     small: those of --list, crops of 64; photographs: of --photographs, saved for the
+          measurement as JPEGs of 500 × 375, crops of 224; resized: the same with a shorter side of
+          256, as one would prepare them once. All stay in the page cache: disks are not measured.
+          Of --list or --photographs alone, what was kept of the others stays
+Measures  decode, random resized crop, batch, in the consumer's process; by turns in one run, all
+          loaders open, each idle while another is measured. Images a second by the clock, and by
+          the processor time that the consumer and its workers took, which other work on the
+          machine disturbs less. Medians; in brackets the quartiles over the rounds; the last
+          columns are the stream's rate over the loader's in the same round
+Expected  at least the DataLoader's rate with as many workers: drawing a batch costs little beside
+          decoding it, and all three decode and crop by the same code
+Found     two cores busy with other work, Pillow 13.0, 9 rounds. Two workers, by the clock, over
+          PyTorch's DataLoader in the same round: 1.16 (0.99 to 1.24) for small files, 1.28 (1.23 to
+          1.52) for photographs, 1.17 (0.78 to 1.78) resized; one worker: 0.85, 1.10, 1.00. By
+          processor time: 0.88 to 0.92 for small files, where a batch's turn costs what decoding
+          some of them does, 0.94 to 1.11 for photographs. Over plain Grain 1.03 to 1.16 throughout
 """
 
 import argparse
+import contextlib
 import json
+import os
+import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
+import jax
 import numpy as np
 import PIL
 import rich.console
-import rich.table
+from PIL import Image, ImageOps
 
 from balms_jax.data.decoding import CentreCrop, RandomResizedCrop, decode
 from balms_jax.data.image_files import ImageFiles
-from balms_jax.data.list_files import ImageList, read_list_file
+from balms_jax.data.list_files import EXTENSIONS, ImageList, read_folders, read_list_file
 from balms_jax.data.stream_draws import shuffled
 from balms_jax.data.streamed import Stream
+from balms_jax.report.comparison import markdown_table
+from experiments import kept
 
-SETTLE_SECONDS = 2.0
-WARM_UP_BATCHES = 8
+STREAM, GRAIN, TORCH = 'stream', 'plain Grain', 'PyTorch DataLoader'
+KINDS = ('small', 'photographs', 'resized')
+NONE: dict[str, Any] = {'rows': []}
+PHOTOGRAPH, SHORTER_SIDE, QUALITY = (500, 375), 256, 95
+SETTLED_SHARE = 0.05  # of a core: less is what a machine's idle processes take
+SETTLING_SECONDS, MOST_SETTLINGS = 0.5, 40
+WARM_UP_BATCHES = 7  # a worker
 
 Run = Callable[[int], float]  # Batches → seconds.
 
-# Its own process and interpreter; it loads our decoding, which needs numpy and Pillow alone.
-TORCH_PROGRAM = """
-import importlib.util, json, sys, time
-setting = json.loads(sys.stdin.readline())
-try:
-    import PIL
-except ImportError:
-    sys.path.append(setting['pillow'])
-import numpy as np
-import torch
-import torch.utils.data
-spec = importlib.util.spec_from_file_location('decoding', setting['decoding'])
-decoding = sys.modules['decoding'] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(decoding)
 
-class Images(torch.utils.data.Dataset):
-    def __init__(self):
-        self.paths, self.crop = setting['paths'], decoding.RandomResizedCrop(setting['size'])
+class Kind(NamedTuple):
+    """Files to decode."""
 
-    def __len__(self):
-        return len(self.paths)
+    name: str
+    images: ImageList
+    size: int  # of the crop, in pixels
+    batches: int  # of one measurement
 
-    def __getitem__(self, i):
-        pixels = decoding.decode(self.paths[i], self.crop, np.random.default_rng([0, 0, i, 0]))
-        return torch.from_numpy(pixels.copy())  # Pillow's are read-only.
 
-torch.manual_seed(0)
-loader = torch.utils.data.DataLoader(
-    Images(), setting['batch_size'], shuffle=True, num_workers=setting['workers'], drop_last=True,
-    **({'prefetch_factor': 2} if setting['workers'] else {}),
-)
-def endless():
-    while True:
-        yield from loader
-batches = endless()
-next(batches)
-print('ready', torch.__version__, flush=True)
-for line in sys.stdin:
-    start = time.perf_counter()
-    for _ in range(int(line)):
-        next(batches)
-    print(time.perf_counter() - start, flush=True)
-"""
+class Measured(NamedTuple):
+    """One loader in one round."""
+
+    seconds: float
+    cpu_seconds: float  # of this process and those below it
 
 
 class GrainDecode:
@@ -89,9 +84,8 @@ class GrainDecode:
     def __init__(self, paths: tuple[str, ...], size: int) -> None:
         self.paths, self.crop = paths, RandomResizedCrop(size)
 
-    def __call__(self, example: int) -> np.ndarray:
+    def __call__(self, example: int, rng: np.random.Generator) -> np.ndarray:
         """Gives ``[size, size, 3]``, uint8."""
-        rng = np.random.default_rng([0, 0, int(example), 0])
         return decode(self.paths[example], self.crop, rng)
 
 
@@ -108,89 +102,224 @@ def timed(batches: Iterator[Any]) -> Run:
     return run
 
 
-def plain_grain(images: ImageList, flags: argparse.Namespace) -> Iterator[Any]:
-    """Grain's own shuffle, read and batch, with as many workers."""
-    data = grain.MapDataset.range(len(images.paths)).shuffle(seed=0).repeat()
-    data = data.map(GrainDecode(images.paths, flags.size)).batch(flags.batch_size)
+def our_stream(kind: Kind, batch_size: int, workers: int) -> Stream:
+    """The stream as a training run has it, with the prefetch that is its default."""
+    size = kind.size
+    files = ImageFiles(kind.images, CentreCrop(size, resize=size), RandomResizedCrop(size))
+    return Stream(files, shuffled(0, batch_size, len(files)), workers=workers)
+
+
+def plain_grain(kind: Kind, batch_size: int, workers: int) -> Iterator[Any]:
+    """Grain's own shuffle, read and batch, with as many workers, each two batches ahead."""
+    paths = kind.images.paths
+    data = grain.MapDataset.range(len(paths)).shuffle(seed=0).repeat()
+    data = data.random_map(GrainDecode(paths, kind.size), seed=0).batch(batch_size)
     elements = data.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    if flags.workers:
-        elements = elements.mp_prefetch(grain.MultiprocessingOptions(flags.workers, 2))
+    if workers:
+        elements = elements.mp_prefetch(grain.MultiprocessingOptions(workers, 2))
     return iter(elements)
 
 
-def torch_process(images: ImageList, flags: argparse.Namespace) -> subprocess.Popen | None:
-    """A DataLoader that waits for orders; None, and a line that says so, where torch is absent."""
+@contextlib.contextmanager
+def torch_loaders(
+    kind: Kind, batch_size: int, workers: Sequence[int], python: str | None
+) -> Iterator[dict[int, Run]]:
+    """DataLoaders that wait for orders; none, and a line that says so, where torch is absent."""
     console = rich.console.Console()
-    if flags.torch_python is None:
+    if python is None:
         console.print('PyTorch: skipped, for no --torch_python was given')
-        return None
+        yield {}
+        return
+    program = Path(__file__).parent / 'costs' / 'torch_loader.py'
     process = subprocess.Popen(
-        [flags.torch_python, '-c', TORCH_PROGRAM],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [python, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
     assert process.stdout is not None
+    told, heard = process.stdin, process.stdout
+
+    def ordered(count: int, loader: int) -> float:
+        told.write(f'{loader} {count}\n')
+        told.flush()
+        return float(heard.readline())
+
     setting = {
-        'paths': images.paths,
-        'size': flags.size,
-        'batch_size': flags.batch_size,
-        'workers': flags.workers,
+        'paths': kind.images.paths,
+        'size': kind.size,
+        'batch_size': batch_size,
+        'workers': list(workers),
         'decoding': str(Path(sys.modules[RandomResizedCrop.__module__].__file__ or '')),
-        'pillow': str(Path(PIL.__file__).parents[1]),
     }
-    process.stdin.write(json.dumps(setting) + '\n')
-    process.stdin.flush()
-    if not (line := process.stdout.readline()).startswith('ready'):
-        console.print(f'PyTorch: skipped, for {flags.torch_python} cannot run a DataLoader')
-        return None
-    console.print(f'PyTorch {line.split()[1]}')
-    return process
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            told.write(json.dumps(setting) + '\n')
+            told.flush()
+        if not (line := heard.readline()).startswith('ready'):
+            console.print(f'PyTorch: skipped, for {python} cannot run a DataLoader')
+            yield {}
+            return
+        console.print(f'PyTorch {line.split()[1]} with Pillow {line.split()[2]}')
+        yield {w: lambda count, loader=w: ordered(count, loader) for w in workers}  # type: ignore[misc]
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            told.close()  # It ends, and its workers with it.
+        process.wait(timeout=30)
 
 
-def ordered(process: subprocess.Popen) -> Run:
-    """Has the other process take batches."""
-
-    def run(count: int) -> float:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(f'{count}\n')
-        process.stdin.flush()
-        return float(process.stdout.readline())
-
-    return run
-
-
-def measure(runs: dict[str, Run], batches: int, repetitions: int) -> dict[str, list[float]]:
-    """Seconds of every repetition, by name; by turns in either order, for machines drift."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for repetition in range(repetitions):
-        for name in list(runs) if repetition % 2 else list(runs)[::-1]:
-            # The others' workers fill their buffers first, for they would share the cores; and
-            # what this one's worker prefetched meanwhile must not count.
-            time.sleep(SETTLE_SECONDS)
-            runs[name](WARM_UP_BATCHES)
-            times[name].append(runs[name](batches))
-    return times
+def cpu_seconds() -> float:
+    """Processor time that this process and all below it have taken."""
+    times: dict[int, float] = {}
+    below: dict[int, list[int]] = {}
+    for folder in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):  # It has ended meanwhile.
+            fields = (folder / 'stat').read_text().rpartition(')')[2].split()
+            pid = int(folder.name)
+            below.setdefault(int(fields[1]), []).append(pid)
+            times[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+    found, waiting = 0.0, [os.getpid()]
+    while waiting:
+        pid = waiting.pop()
+        found += times.get(pid, 0.0)
+        waiting += below.get(pid, [])
+    return found
 
 
-def results(times: dict[str, list[float]], flags: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a loader: images a second and core, and our stream's rate over it."""
-    count, cores = flags.batches * flags.batch_size, max(1, flags.workers)
-    rows = []
-    for name, seconds in times.items():
-        ratios = [theirs / ours for ours, theirs in zip(times['stream'], seconds, strict=True)]
-        rows.append(
+def settle() -> None:
+    """Waits until all workers have filled their buffers, for they would share the cores."""
+    before = cpu_seconds()
+    for _ in range(MOST_SETTLINGS):
+        time.sleep(SETTLING_SECONDS)
+        now = cpu_seconds()
+        if now - before < SETTLED_SHARE * SETTLING_SECONDS:
+            return
+        before = now
+
+
+def measure(
+    runs: dict[tuple[str, int], Run], batches: int, rounds: int
+) -> dict[tuple[str, int], list[Measured]]:
+    """Every round of every (loader, workers); by turns in either order, for machines drift."""
+    found: dict[tuple[str, int], list[Measured]] = {key: [] for key in runs}
+    for number in range(rounds):
+        for key in list(runs) if number % 2 else list(runs)[::-1]:
+            settle()
+            # What its workers prefetched meanwhile must not count: Grain's hold six batches each.
+            runs[key](WARM_UP_BATCHES * key[1] + 1)
+            before = cpu_seconds()
+            seconds = runs[key](batches)
+            found[key].append(Measured(seconds, cpu_seconds() - before))
+    return found
+
+
+def rows(
+    found: dict[tuple[str, int], list[Measured]], kind: Kind, batch_size: int
+) -> list[dict[str, Any]]:
+    """Rates and ratios of every loader."""
+    count, table = kind.batches * batch_size, []
+    for (loader, workers), rounds in found.items():
+        ours = found[STREAM, workers]
+        table.append(
             {
-                'loader': name,
-                'images_per_second_per_core': count / statistics.median(seconds) / cores,
-                'best': count / min(seconds) / cores,
-                'stream_over_it': statistics.median(ratios),
-                'seconds': seconds,
+                'files': kind.name,
+                'workers': workers,
+                'loader': loader,
+                'images_per_second': spread([count / r.seconds for r in rounds]),
+                'per_core': spread([count / r.seconds / max(1, workers) for r in rounds]),
+                'per_cpu_second': spread([count / r.cpu_seconds for r in rounds]),
+                'stream_over_it': spread(
+                    [r.seconds / s.seconds for r, s in zip(rounds, ours, strict=True)]
+                ),
+                'stream_over_it_by_cpu': spread(
+                    [r.cpu_seconds / s.cpu_seconds for r, s in zip(rounds, ours, strict=True)]
+                ),
+                'rounds': [[round(value, 3) for value in r] for r in rounds],
             }
         )
-    return rows
+    return sorted(table, key=lambda row: row['workers'])
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """The lower quartile, the median and the upper quartile.
+
+    Example:
+        >>> spread([3.0, 1.0, 2.0])
+        [1.5, 2.0, 2.5]
+    """
+    if len(values) < 2:
+        return [values[0]] * 3
+    return statistics.quantiles(values, n=4, method='inclusive')
+
+
+def photographs(folder: Path, into: Path, *, resized: bool) -> ImageList:
+    """Saves photographs as JPEGs of one size.
+
+    Args:
+        folder: of images in any format and depth.
+        into: where they are saved.
+        resized: whether their shorter side is that of prepared files, or as published sets have it.
+    """
+    factor = SHORTER_SIDE / min(PHOTOGRAPH) if resized else 1.0
+    size = (round(PHOTOGRAPH[0] * factor), round(PHOTOGRAPH[1] * factor))
+    (into / 'all').mkdir()
+    found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in EXTENSIONS)
+    if not found:
+        raise SystemExit(f'--photographs: {folder} holds no image')
+    for number, path in enumerate(found):
+        with Image.open(path) as image:
+            fitted = ImageOps.fit(image.convert('RGB'), size, Image.Resampling.BICUBIC)
+            fitted.save(into / 'all' / f'{number}.jpg', quality=QUALITY)
+    return read_folders(into)
+
+
+def described(kind: Kind) -> str:
+    """How many and how large the files are."""
+    paths = kind.images.paths[:: max(1, len(kind.images.paths) // 500)]
+    kilobytes = statistics.mean(os.path.getsize(path) for path in paths) / 1000
+    with Image.open(paths[0]) as image:
+        width, height = image.size
+    return (
+        f'{kind.name}: {len(kind.images.paths)} files, the first of {width} × {height}, '
+        f'{kilobytes:.0f} kB in the mean, crops of {kind.size}'
+    )
+
+
+def measured_kind(kind: Kind, flags: argparse.Namespace, rounds: int) -> list[dict[str, Any]]:
+    """Opens every loader of the files, and measures them by turns."""
+    with contextlib.ExitStack() as opened:
+        torch = opened.enter_context(
+            torch_loaders(kind, flags.batch_size, flags.workers, flags.torch_python)
+        )
+        runs: dict[tuple[str, int], Run] = {}
+        for workers in flags.workers:
+            stream = opened.enter_context(our_stream(kind, flags.batch_size, workers))
+            runs[STREAM, workers] = timed(stream)
+            runs[GRAIN, workers] = timed(plain_grain(kind, flags.batch_size, workers))
+            if workers in torch:
+                runs[TORCH, workers] = torch[workers]
+        return rows(measure(runs, kind.batches, rounds), kind, flags.batch_size)
+
+
+def told(row: dict[str, Any]) -> dict[str, str]:
+    """A row as text."""
+
+    def rate(name: str) -> str:
+        low, middle, high = row[name]
+        return f'{middle:.0f} ({low:.0f}–{high:.0f})'
+
+    def ratio(name: str) -> str:
+        low, middle, high = row[name]
+        return f'{middle:.2f} ({low:.2f}–{high:.2f})' if row['loader'] != STREAM else '1'
+
+    return {
+        'files': row['files'],
+        'workers': str(row['workers']),
+        'loader': row['loader'],
+        'images / s': rate('images_per_second'),
+        'images / s / core': rate('per_core'),
+        'images / CPU s': rate('per_cpu_second'),
+        'stream over it': ratio('stream_over_it'),
+        'by CPU time': ratio('stream_over_it_by_cpu'),
+    }
 
 
 def main() -> None:
@@ -198,46 +327,59 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument('--list', required=True, help='lines of "relative/path label"')
-    parser.add_argument('--root', required=True, help='the folder that the paths are relative to')
-    parser.add_argument('--torch_python', help='an interpreter with torch and numpy')
-    parser.add_argument('--workers', type=int, default=1)
-    parser.add_argument('--batch_size', type=int, default=128)
-    parser.add_argument('--size', type=int, default=64)
-    parser.add_argument('--batches', type=int, default=15, help='of one repetition')
-    parser.add_argument('--repetitions', type=int, default=9)
-    parser.add_argument('--output', help='where to write the JSON')
+    parser.add_argument('--list', help='lines of "relative/path label", of small images')
+    parser.add_argument('--root', help='the folder that the paths are relative to')
+    parser.add_argument('--photographs', type=Path, help='a folder of images of about 500 × 375')
+    parser.add_argument('--torch_python', help='an interpreter with torch, numpy and Pillow')
+    parser.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--batch_size', type=int, default=64)
+    parser.add_argument('--rounds', type=int, default=0, help='0: 9, or 2 of the smoke scale')
+    parser.add_argument('--scale', choices=('cpu', 'smoke'), default='cpu')
+    parser.add_argument('--output', type=Path, help=kept.HELP)
     flags = parser.parse_args()
-    images = read_list_file(flags.list, flags.root)
-    size, count = flags.size, len(images.paths)
-    files = ImageFiles(images, CentreCrop(size, resize=size), RandomResizedCrop(size))
-    draws = shuffled(0, flags.batch_size, count)
-    torch = torch_process(images, flags)
-    try:
-        with Stream(files, draws, workers=flags.workers) as stream:
-            runs = {'stream': timed(stream), 'plain Grain': timed(plain_grain(images, flags))}
-            if torch is not None:
-                runs['PyTorch DataLoader'] = ordered(torch)
-            rows = results(measure(runs, flags.batches, flags.repetitions), flags)
-    finally:
-        if torch is not None:
-            torch.kill()
-    table = rich.table.Table('loader', 'images / s / core', 'best', 'stream over it')
-    for row in rows:
-        table.add_row(
-            row['loader'],
-            f'{row["images_per_second_per_core"]:.0f}',
-            f'{row["best"]:.0f}',
-            f'{row["stream_over_it"]:.3f}',
-        )
-    console = rich.console.Console()
-    console.print(table)
-    console.print(
-        f'{flags.workers} workers; medians of {flags.repetitions} interleaved repetitions of '
-        f'{flags.batches} batches of {flags.batch_size} at {flags.size} pixels'
+    if not (flags.list and flags.root) and flags.photographs is None:
+        parser.error('wanted --list and --root, or --photographs, or all three')
+    jax.config.update('jax_platforms', 'cpu')  # For the draws, which are made on the host.
+    smoke = flags.scale == 'smoke'
+    rounds, console = flags.rounds or (2 if smoke else 9), rich.console.Console()
+    with tempfile.TemporaryDirectory() as temporary:
+        kinds = []
+        if flags.list and flags.root:
+            images = read_list_file(flags.list, flags.root)
+            kinds.append(Kind(KINDS[0], images, 64, 8 if smoke else 64))
+        if flags.photographs is not None:
+            for name in KINDS[1:]:
+                into = Path(temporary) / name
+                into.mkdir()
+                images = photographs(flags.photographs, into, resized=name == 'resized')
+                kinds.append(Kind(name, images, 224, 4 if smoke else 16))
+        output = kept.page_folder('stream_throughput', flags.scale, flags.output)
+        found = earlier(output / 'rounds.json')
+        for kind in kinds:
+            note = f'{described(kind)}; {rounds} rounds, batches of {flags.batch_size}'
+            console.print(note)
+            measured = measured_kind(kind, flags, rounds)
+            found[kind.name] = {'note': note, 'rows': measured}
+            written(found, output)
+            console.print((output / 'table.md').read_text(), markup=False, soft_wrap=True)
+    console.print(f'table: {output / "table.md"}')
+
+
+def earlier(file: Path) -> dict[str, dict[str, Any]]:
+    """What was measured before, by kind; a kind that is measured again takes its place."""
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def written(found: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Writes rounds.json and table.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'rounds.json').write_text(json.dumps(found) + '\n')
+    table = markdown_table([told(row) for name in KINDS for row in found.get(name, NONE)['rows']])
+    notes = [found[name]['note'] for name in KINDS if name in found]
+    machine = (
+        f'Python {platform.python_version()}, Pillow {PIL.__version__}, {os.cpu_count()} cores'
     )
-    if flags.output:
-        Path(flags.output).write_text(json.dumps({'flags': vars(flags), 'rows': rows}, indent=1))
+    (folder / 'table.md').write_text('\n\n'.join([table.rstrip('\n'), *notes, machine]) + '\n')
 
 
 if __name__ == '__main__':

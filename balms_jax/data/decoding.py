@@ -6,6 +6,7 @@ What is random about a crop comes in as a generator.
 import dataclasses
 import io
 import struct
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +21,8 @@ Transform = Callable[[Image.Image, np.random.Generator], NDArray[np.uint8]]
 # What Pillow raises for a file that is no image, is cut off, or claims to be huge.
 CORRUPT = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 CORRUPT_POLICIES = ('error', 'skip')
+
+_THREAD = threading.local()
 
 
 class Records(Protocol):
@@ -296,7 +299,7 @@ class Decoder:
         failed: list[tuple[int, str]] = []
         example, attempt = drawn, 0
         # One generator a try: a corrupt image does not move what the others draw.
-        rng = np.random.default_rng([self.seed, step, position, attempt])
+        rng = generator(self.seed, step, position, attempt)
         row = None
         while row is None:
             try:
@@ -307,7 +310,7 @@ class Decoder:
                 if not len(others):
                     break
                 attempt += 1
-                rng = np.random.default_rng([self.seed, step, position, attempt])
+                rng = generator(self.seed, step, position, attempt)
                 example = int(rng.choice(others))
         replacement = -1 if row is None else example
         faults = [Fault(position, e, self.paths[e], why, replacement) for e, why in failed]
@@ -318,6 +321,38 @@ class Decoder:
         if self.stand_ins is None:
             return np.zeros(0, np.int64)
         return np.setdiff1d(self.stand_ins(drawn), failed)
+
+
+def generator(seed: int, step: int, position: int, attempt: int) -> np.random.Generator:
+    """A generator of random numbers for each seed, step, position and attempt, all at least 0.
+
+    A thread has one, which is set to where it is to draw from: Philox is a function of a key and a
+    counter. A new one for every image takes a tenth of the time that a small image takes.
+
+    Args:
+        seed: of the stream.
+        step: of the batch.
+        position: in the global batch.
+        attempt: how often it was tried before.
+
+    Returns:
+        The thread's generator, until the next call.
+
+    Example:
+        >>> float(generator(0, 1, 2, 0).random()) == float(generator(0, 1, 2, 0).random())
+        True
+
+    References:
+        Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
+    """
+    if not hasattr(_THREAD, 'generator'):
+        _THREAD.generator = np.random.Generator(np.random.Philox(key=0))
+        _THREAD.state = _THREAD.generator.bit_generator.state  # A copy; of its buffer all is used.
+    place = _THREAD.state['state']
+    place['key'][:] = seed, 0
+    place['counter'][:] = 0, attempt, position, step  # The first word counts what is drawn.
+    _THREAD.generator.bit_generator.state = _THREAD.state
+    return _THREAD.generator
 
 
 def check_corrupt_policy(policy: str) -> None:

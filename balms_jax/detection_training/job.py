@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from balms_jax.detection import networks
+from balms_jax.detection.anchors import STRIDES
 from balms_jax.detection.weights import start_from
 from balms_jax.detection_training import evaluation, inputs, steps
 from balms_jax.detection_training.checks import check, check_divisible
@@ -28,6 +30,8 @@ from balms_jax.training.state import TrainState
 from balms_jax.training.takeover import check_finished, copy_stage_1
 
 PyTree = Any
+# The smallest that every level is a cell of: parameters do not depend on an image's size.
+ONE_IMAGE = np.zeros((1, STRIDES[-1], STRIDES[-1], 3), np.float32)
 SCANNED_STEPS = 50  # of cached regions, in one compiled call
 
 
@@ -185,8 +189,7 @@ def _run_stages(
 def first_weights(recipe: Recipe, material: Material, key: jax.Array) -> tuple[PyTree, PyTree]:
     """The parameters and statistics that the first stage starts from."""
     architecture = steps.architecture_of(recipe, len(material.categories))
-    images = jnp.zeros((1, recipe.data.height, recipe.data.width, 3))
-    params, batch_stats = jax.jit(networks.build(architecture).init)(key, images)
+    params, batch_stats = jax.jit(networks.build(architecture).init)(key, ONE_IMAGE)
     if recipe.detector.weights:
         params, batch_stats, _ = start_from(
             recipe.detector.weights, params, batch_stats, architecture
@@ -210,9 +213,8 @@ def check_weights(recipe: Recipe, material: Material) -> str:
     if not recipe.detector.weights:
         return ''
     architecture = steps.architecture_of(recipe, len(material.categories))
-    images = jax.ShapeDtypeStruct((1, recipe.data.height, recipe.data.width, 3), jnp.float32)
     init = networks.build(architecture).init
-    params, batch_stats = jax.eval_shape(init, jax.random.key(0), images)
+    params, batch_stats = jax.eval_shape(init, jax.random.key(0), ONE_IMAGE)
     return start_from(recipe.detector.weights, params, batch_stats, architecture)[2]
 
 
@@ -248,6 +250,7 @@ def _run_stage(
         return next(iter(of_kinds.values()))  # Of the masks, where there are any.
 
     kept = stages.Kept(evaluate, run.checkpoints[name], run.records)
+    progress.say(f'{progress.title} {name}: the first step is compiled, minutes on a CPU')
     with contextlib.ExitStack() as opened:
         if cached:
             progress.say(f'{progress.title} {name}: reading the regions of all images')

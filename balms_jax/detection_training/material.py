@@ -58,9 +58,7 @@ def load_material(recipe: Recipe) -> Material:
         test_content, test_pixels = _drawn(data, test=True)
         train_known = annotations.parse(train_content)
     else:
-        root = Path(data.data_dir)
-        train_content = annotations.load(root / data.train)
-        test_content = annotations.load(root / data.test)
+        train_content, test_content = (_loaded(data, key) for key in ('train', 'test'))
         train_known, train_pixels = _located(data, data.train, train_content, data.train_images)
         test_known, test_pixels = _located(data, data.test, test_content, data.test_images)
         test_content = _of_images(test_content, test_known)
@@ -98,6 +96,17 @@ def load_material(recipe: Recipe) -> Material:
         sources.fingerprint(_identity(train_content), _identity(test_content)),
         _of_file(recipe.detector.weights) if recipe.detector.weights else '',
     )
+
+
+def _loaded(data: Data, key: str) -> dict[str, Any]:
+    path = Path(data.data_dir) / getattr(data, key)
+    try:
+        return annotations.load(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f'data.{key}: {path} is not there, wanted a JSON file of LVIS or COCO in data.data_dir '
+            f'({data.data_dir or "not given"})'
+        ) from None
 
 
 def _drawn(data: Data, *, test: bool) -> tuple[dict[str, Any], Pixels]:

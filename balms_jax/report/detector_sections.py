@@ -165,7 +165,8 @@ class DetectorFigures(RunFigures):
         weights, exponents = {}, {}
         for group in self.groups:
             final, run = group.first.final, group.first
-            if np.isfinite(final.get('gradient_weights', np.nan)).any():
+            # One category has nothing to be balanced with.
+            if np.isfinite(final.get('gradient_weights', np.nan)).sum() > 1:
                 end = sum(steps for _, steps in run.stages)
                 weights[group.label] = (np.array([end]), final['gradient_weights'][None])
                 if np.isfinite(exponent := final.get('gradient_weight_exponent', np.nan)):

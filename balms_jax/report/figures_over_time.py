@@ -171,8 +171,9 @@ def gradient_weights(
         known = np.isfinite(np.where(values > 0, values, np.nan)).sum(axis=1) > 1
         # A stage ends at the step at which the next begins: that one is shown.
         usable = np.flatnonzero(known & (steps != np.append(steps[1:], -1)))
-        chosen = usable[np.unique(np.linspace(0, len(usable) - 1, times).round().astype(int))]
-        for rank, time in enumerate(chosen if len(usable) else []):
+        places = np.linspace(0, max(len(usable) - 1, 0), times).round().astype(int)
+        chosen = usable[np.unique(places)] if len(usable) else usable
+        for rank, time in enumerate(chosen):
             row = np.where(values[time] > 0, values[time], np.nan)[positive]
             row = row / np.exp(np.nanmean(np.log(row)))
             shade = (rank + 1) / len(chosen)

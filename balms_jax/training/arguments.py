@@ -1,5 +1,6 @@
 """The command line: its flags, and the part of ``--config FILE:name=value`` after the colon."""
 
+import re
 import sys
 from typing import Any
 
@@ -56,8 +57,10 @@ def parse_flags(arguments: list[str]) -> list[str]:
     try:
         return list(flags.FLAGS(arguments))
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        # What is raised inside a config file comes wrapped, with its traceback as text.
-        lines = str(error).strip().splitlines()
-        causes = [line for line in lines if 'Error: ' in line] or lines[:1]
-        print(causes[-1].strip(), file=sys.stderr)
+        # What is raised inside a config file comes wrapped, with its traceback as text; what a
+        # KeyError says comes quoted.
+        told = error.args[0] if isinstance(error, KeyError) and error.args else error
+        lines = str(told).strip().splitlines()
+        causes = [line for line in lines if 'Error: ' in line] or [' '.join(lines)]
+        print(re.sub(r'^(\w+\.)+(?=\w+Error: )', '', causes[-1].strip()), file=sys.stderr)
         sys.exit(2)

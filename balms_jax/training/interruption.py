@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM, met between two steps; of several processes, by all at the same one."""
 
+import os
 import signal
 from types import FrameType, TracebackType
 
@@ -8,6 +9,7 @@ import jax
 from balms_jax.training import processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPPING = 'signal {}: stopping after this step; a second one stops at once\n'
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the run was asked to stop, and did.
@@ -55,5 +57,6 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
+        os.write(2, STOPPING.format(number).encode())  # Printing is not safe within a handler.
         for each, handler in self._earlier.items():
             signal.signal(each, handler)

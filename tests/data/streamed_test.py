@@ -1,5 +1,7 @@
 """A stream's batches depend on the seed, the step and the rates alone, and nothing goes unsaid."""
 
+import concurrent.futures
+
 import jax
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from balms_jax.data.decoding import (
     CorruptImageError,
     RandomResizedCrop,
     Task,
+    generator,
     random_window,
 )
 from balms_jax.data.image_files import ImageFiles
@@ -317,3 +320,28 @@ def test_options_that_cannot_be_met_are_refused(images, changes, message):
         ImageFiles(images.files, images.crop, corrupt='ignore')
     with pytest.raises(ValueError, match='wanted a multiple of 3'):
         stream_draws.local_rows(4, 0, 3)
+
+
+def test_every_try_draws_its_own_numbers():
+    # A batch is the same for any number of workers and threads: what is drawn follows the place
+    # alone. Two places with the same numbers would be cropped alike.
+    def drawn(place):
+        rng = generator(*place)
+        return rng.random(3).tolist() + rng.integers(0, 2**31, 3).tolist()
+
+    places = [
+        (seed, step, position, k)
+        for seed in (0, 1)
+        for step in (0, 1)
+        for position in (0, 1)
+        for k in (0, 1)
+    ]
+    alone = [drawn(place) for place in places]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(drawn, places)) == alone
+    assert len({tuple(each) for each in alone}) == len(places)
+    generator(0, 0, 0, 0).integers(0, 2, dtype=np.uint32)  # Leaves half a word, and half a buffer.
+    assert drawn(places[3]) == alone[3]
+    # A long draw of one does not run into the next one's.
+    many = generator(0, 0, 0, 0).random(1000)
+    assert not set(many.tolist()) & set(generator(0, 0, 0, 1).random(1000).tolist())

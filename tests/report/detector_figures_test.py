@@ -68,3 +68,10 @@ def test_fitted_slope_is_drawn_with_its_slope():
     (line,) = [line for line in axes.lines if line.get_label() == 'slope −0.70']
     slope = np.diff(np.log(line.get_ydata())) / np.diff(np.log(line.get_xdata()))
     np.testing.assert_allclose(slope, -0.7)
+
+
+def test_one_category_has_no_slope_to_draw():
+    # A set of one category, such as pedestrians, has nothing to be balanced with.
+    weights = {'Sigmoid': (np.array([10]), np.array([[1.0]]))}
+    figure = figures_over_time.gradient_weights(weights, np.array([308]), {'Sigmoid': '#7a7a7a'})
+    assert not [line for line in figure.axes[0].lines if line.get_marker() == 'o']
