@@ -183,7 +183,8 @@ def gradient_weights(
             fitted = exponents[label]
             text = f'slope {fitted:.2f}'.replace('-', '−')
             axes.plot(ends, (ends / center) ** fitted, color=colors[label], lw=1.3, label=text)
-        axes.legend(loc='upper right', handletextpad=0.4 if exponents else 0, fontsize=7.5)
+        if len(chosen):
+            axes.legend(loc='upper right', handletextpad=0.4 if exponents else 0, fontsize=7.5)
         axes.margins(x=0.09)
         plain_log_ticks(axes.xaxis)
     for axes in grid.flat[len(weights) :]:
