@@ -38,7 +38,7 @@ def test_the_table_shows_standard_errors_and_says_none():
     assert cells['seeds'] == '2'
 
 
-@pytest.mark.parametrize('method', [*lvis_ablation.METHODS, lvis_ablation.FRESH])
+@pytest.mark.parametrize('method', lvis_ablation.METHODS)
 def test_every_method_has_a_config_of_every_scale(method):
     from balms_jax.detection_training import checks
 
