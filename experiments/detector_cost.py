@@ -9,7 +9,7 @@ Measures  one training step (all five losses, SGD) and one inference, of the sam
           and quartiles of seconds, and of the ratio in each round
 Expected  XLA's convolutions on the CPU are slower than oneDNN's; fixed shapes cost what padding
           costs
-Found     FOUND
+Found     not measured yet: torchvision's compiled operations did not load on the machine at hand
 """
 
 import argparse
