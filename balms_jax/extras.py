@@ -27,5 +27,5 @@ def needed(extra: str, task: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise SystemExit(
             f"balms_jax: {task} needs the {extra} extra: pip install 'balms_jax[{extra}]' "
-            f'(no module named {error.name})'
+            f'(no module named {(error.name or "").partition(".")[0]})'
         ) from None
