@@ -171,9 +171,9 @@ def test_of_a_share_nothing_but_gradients_and_running_statistics_is_reduced(digi
     arguments = (devices, params, images)
     assert all_reduced(output(by_device), *arguments) == 0
     assert all_reduced(output(network), *arguments) > 0
-    assert all_reduced(after(by_device), *arguments) == shapes.bytes_of(stats)
-    assert all_reduced(gradient(by_device), *arguments) == shapes.bytes_of(params)
-    assert all_reduced(gradient(network), *arguments) > shapes.bytes_of(params)
+    assert all_reduced(after(by_device), *arguments) == shapes.bytes_of_device(devices, stats)
+    assert all_reduced(gradient(by_device), *arguments) == shapes.bytes_of_device(devices, params)
+    assert all_reduced(gradient(network), *arguments) > shapes.bytes_of_device(devices, params)
 
 
 def normalising_network(groups):
