@@ -95,8 +95,10 @@ def test_commands_name_flags_that_exist(helps):
         for call in calls:
             for flag in (word.split('=')[0] for word in call if word.startswith('--')):
                 # `--config.a.b=c` is a key of the config; the next test looks it up.
-                plain = flag.split('.')[0]
-                assert re.search(rf'{plain}\b', helps[name]), f'python {name}: no {flag}'
+                # A boolean flag is listed as `--[no]flag`, and `--noflag` turns it off.
+                plain = flag.split('.')[0].removeprefix('--')
+                forms = rf'--{plain}\b|--\[no\]{plain.removeprefix("no")}\b'
+                assert re.search(forms, helps[name]), f'python {name}: no {flag}'
 
 
 def test_configs_that_commands_name_can_be_trained():
