@@ -1,19 +1,23 @@
 """How long do the detector's training step and inference take beside torchvision's Mask R-CNN?
 
 Command   python -m experiments.detector_cost --torch_python PYTHON [--depth 50] [--side 256]
-          where PYTHON has torch and torchvision
+          where PYTHON has torch and torchvision; on the device that JAX has by default, and with
+          JAX_PLATFORMS=cpu on the CPU
 Cost      ten minutes on two CPU cores
 Ends in   a table
-Measures  one training step (all five losses, SGD) and one inference, of the same network, image
-          size, batch, proposals, regions and objects, random weights; by turns in one run, medians
-          and quartiles of seconds, and of the ratio in each round
-Expected  XLA's convolutions on the CPU are slower than oneDNN's; fixed shapes cost what padding
-          costs
+Measures  one training step (all five losses, SGD) and one inference up to boxes, scores and masks
+          of regions, of the same network, image size, batch, proposals, regions and objects, random
+          weights; by turns in one run, medians and quartiles of milliseconds, and of the ratio in
+          each round; the floating-point operations of each, ours as the compiler counts them,
+          torchvision's of convolutions and matrix products alone
+Expected  XLA's convolutions on the CPU are slower than oneDNN's; on a GPU one compiled program
+          spares the waiting between torchvision's many small ones
 Found     not measured yet: torchvision's compiled operations did not load on the machine at hand
 """
 
 import argparse
 import json
+import math
 import subprocess
 import time
 from collections.abc import Callable
@@ -48,7 +52,7 @@ def main() -> None:
     parser.add_argument('--categories', type=int, default=90)
     parser.add_argument('--rounds', type=int, default=5)
     options = parser.parse_args()
-    tasks = ours(options)
+    tasks, operations = ours(options)
     theirs = subprocess.Popen(
         [options.torch_python, str(TORCH)],
         stdin=subprocess.PIPE,
@@ -60,11 +64,16 @@ def main() -> None:
     setting = {
         name: getattr(options, name)
         for name in ('depth', 'side', 'batch_size', 'regions', 'proposals', 'categories')
-    } | {'objects': boxes(options.side).tolist(), 'detections': DETECTIONS}
+    } | {
+        'device': 'cpu' if jax.default_backend() == 'cpu' else 'cuda',
+        'objects': boxes(options.side).tolist(),
+        'detections': DETECTIONS,
+    }
     print(json.dumps(setting), file=theirs.stdin, flush=True)
-    versions = theirs.stdout.readline().split()
-    if versions[:1] != ['ready']:
+    ready = theirs.stdout.readline().split(maxsplit=3)
+    if ready[:1] != ['ready']:
         parser.exit(1, f'{options.torch_python}: torchvision did not take its first steps\n')
+    their_operations = json.loads(ready[3])
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
     for _ in range(options.rounds):
         for name, task in tasks.items():
@@ -75,8 +84,10 @@ def main() -> None:
             seconds[name].append((mine, float(theirs.stdout.readline())))
     theirs.stdin.close()
     theirs.wait()
-    title = f'jax {jax.__version__}, torch {versions[1]}, torchvision {versions[2]}'
-    rich.console.Console(highlight=False).print(table(seconds, title))
+    both = {name: (operations[name], their_operations[name]) for name in tasks}
+    device = jax.devices()[0].device_kind
+    title = f'{device}, jax {jax.__version__}, torch {ready[1]}, torchvision {ready[2]}'
+    rich.console.Console(highlight=False, width=120).print(table(seconds, both, title))
 
 
 def boxes(side: int) -> np.ndarray:
@@ -85,8 +96,10 @@ def boxes(side: int) -> np.ndarray:
     return np.concatenate([starts, starts + 0.4 * side], 1).round().astype(np.float32)
 
 
-def ours(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """A training step and an inference, compiled."""
+def ours(
+    options: argparse.Namespace,
+) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
+    """A training step and an inference, compiled, and the operations that each takes."""
     side, size = options.side, options.batch_size
     architecture = networks.Architecture(
         options.categories, options.depth, background=True, frozen_norm=False, frozen_groups=0
@@ -120,28 +133,45 @@ def ours(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     held = [steps.init_state(jax.random.key(1), architecture, optimizer, (side, side))]
     params, batch_stats = jax.tree.map(jnp.copy, (held[0].params, held[0].batch_stats))
 
+    train_step = step.lower(held[0], batch)
+    inference_step = infer.lower(params, batch_stats, images, batch.sizes)
+    operations = {'train': _operations(train_step), 'infer': _operations(inference_step)}
+    compiled_step, compiled_inference = train_step.compile(), inference_step.compile()
+
     def train() -> Any:
-        held[0], losses = step(held[0], batch)
+        held[0], losses = compiled_step(held[0], batch)
         return losses
 
-    tasks = {'train': train, 'infer': lambda: infer(params, batch_stats, images, batch.sizes)}
+    tasks = {
+        'train': train,
+        'infer': lambda: compiled_inference(params, batch_stats, images, batch.sizes),
+    }
     for task in tasks.values():
-        jax.block_until_ready(task())  # Compiles.
-    return tasks
+        jax.block_until_ready(task())
+    return tasks, operations
 
 
-def table(seconds: dict[str, list[tuple[float, float]]], title: str) -> rich.table.Table:
+def _operations(lowered: jax.stages.Lowered) -> float:
+    """As counted before the compiler chooses its algorithms; not on every device."""
+    return float((lowered.cost_analysis() or {}).get('flops', math.nan))
+
+
+def table(
+    seconds: dict[str, list[tuple[float, float]]],
+    operations: dict[str, tuple[float, float]],
+    title: str,
+) -> rich.table.Table:
     """Medians, with the quartiles of the rounds in brackets."""
-    shown = rich.table.Table(
-        'task', 'ours, s', 'torchvision, s', 'ours / torchvision', title=title, box=rich.box.SIMPLE
-    )
+    headings = ('task', 'ours, ms', 'torchvision, ms', 'ours / torchvision', 'GFLOP')
+    shown = rich.table.Table(*headings, title=title, box=rich.box.SIMPLE)
     for name, rounds in seconds.items():
-        mine, theirs = np.array(rounds).T
+        mine, theirs = 1e3 * np.array(rounds).T
         cells = []
-        for values in (mine, theirs, mine / theirs):
+        for values, digits in ((mine, 1), (theirs, 1), (mine / theirs, 2)):
             low, middle, high = np.percentile(values, (25, 50, 75))
-            cells.append(f'{middle:.2f} [{low:.2f}, {high:.2f}]')
-        shown.add_row(name, *cells)
+            cells.append(f'{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]')
+        counted = ' / '.join(f'{each / 1e9:.0f}'.replace('nan', '–') for each in operations[name])
+        shown.add_row(name, *cells, counted)
     return shown
 
 
