@@ -12,7 +12,11 @@ Measures  one training step (all five losses, SGD) and one inference up to boxes
           torchvision's of convolutions and matrix products alone
 Expected  XLA's convolutions on the CPU are slower than oneDNN's; on a GPU one compiled program
           spares the waiting between torchvision's many small ones
-Found     not measured yet: torchvision's compiled operations did not load on the machine at hand
+Found     on two CPU cores, at the defaults: training 6.3 s beside 2.9 s, 1.86 (1.71 to 2.06), with
+          354 GFLOP beside 194, for ours computes masks in all of its 32 slots for foreground, of
+          which random weights fill few; inference 1.8 s beside 2.0 s, 0.87 (0.86 to 0.92). On one
+          H100, --side 800 --regions 512 --proposals 1000: training 29.4 ms beside 70.9 ms, 0.42
+          (0.38 to 0.45); inference 9.1 ms beside 123.4 ms, 0.07 (0.07 to 0.09)
 """
 
 import argparse

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from balms_jax.models.layers import Conv
+
 
 class FeaturePyramid(nn.Module):
     r"""Each level is its own features and those of the coarser level, enlarged.
@@ -31,12 +33,12 @@ class FeaturePyramid(nn.Module):
         init = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
         merged: list[jax.Array] = []
         for k in reversed(range(len(levels))):
-            lateral = nn.Conv(
+            lateral = Conv(
                 self.channels, (1, 1), kernel_init=init, dtype=self.dtype, name=f'lateral_{k}'
             )(levels[k])
             merged.insert(0, lateral + _enlarged(merged[0], lateral.shape) if merged else lateral)
         smoothed = [
-            nn.Conv(self.channels, (3, 3), kernel_init=init, dtype=self.dtype, name=f'smooth_{k}')(
+            Conv(self.channels, (3, 3), kernel_init=init, dtype=self.dtype, name=f'smooth_{k}')(
                 features
             )
             for k, features in enumerate(merged)

@@ -8,6 +8,7 @@ import jax
 from jax.typing import DTypeLike
 
 from balms_jax.models.layers import (
+    Conv,
     batch_norm,
     convolution,
     fan_out_init,
@@ -124,5 +125,5 @@ def _shortcut(
     return batch_norm(train, block.dtype)(projected)
 
 
-def _conv(planes: int, size: int, stride: int, dtype: DTypeLike | None, groups: int = 1) -> nn.Conv:
+def _conv(planes: int, size: int, stride: int, dtype: DTypeLike | None, groups: int = 1) -> Conv:
     return convolution(planes, size, stride, fan_out_init, dtype, groups)

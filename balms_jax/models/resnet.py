@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from balms_jax.models.layers import (
+    Conv,
     batch_norm,
     convolution,
     fan_in_init,
@@ -68,5 +69,5 @@ class CifarResNet(nn.Module):
         return make(self.width * 2**group, stride, dtype=self.dtype, name=name)
 
 
-def _conv(planes: int, stride: int, dtype: DTypeLike | None) -> nn.Conv:
+def _conv(planes: int, stride: int, dtype: DTypeLike | None) -> Conv:
     return convolution(planes, 3, stride, fan_in_init, dtype)
