@@ -1,5 +1,7 @@
 """Training lowers the losses until the objects are found; a step is pure and stays finite."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,3 +128,30 @@ def test_images_without_objects_train_background_alone(step_and_state, batch):
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, after.params)
     assert not any(jax.tree.leaves(moved['masks']))
     assert any(jax.tree.leaves(moved['classifier']))
+
+
+@pytest.mark.parametrize(
+    ('setting', 'tolerance'), [({'dtype': 'bfloat16'}, 0.05), ({'remat': True}, 1e-4)]
+)
+def test_options_of_memory_change_the_losses_by_rounding_alone(setting, tolerance, trained, batch):
+    """Bfloat16 has 8 bits of mantissa; a block computed twice is the same block.
+
+    Trained weights, for those at the start give every region the same loss.
+    """
+    state, _ = trained
+    optimizer = optax.sgd(1e-3)
+    state = state._replace(opt_state=optimizer.init(state.params))
+
+    def after_a_step(architecture):
+        losses_of = steps.make_losses(architecture, LAYOUT, draws=DRAWS)
+        return jax.jit(steps.make_train_step(losses_of, optimizer))(state, batch)
+
+    wanted, of_wanted = after_a_step(TINY)
+    got, of_got = after_a_step(dataclasses.replace(TINY, **setting))
+    np.testing.assert_allclose(sum(of_got), sum(of_wanted), rtol=tolerance)
+    for before, a, b in zip(
+        *(jax.tree.leaves(s.params) for s in (state, wanted, got)), strict=True
+    ):
+        assert b.dtype == jnp.float32
+        moved, difference = jnp.linalg.norm(a - before), jnp.linalg.norm(a - b)
+        assert difference <= 10 * tolerance * moved + 1e-6
