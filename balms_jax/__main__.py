@@ -54,7 +54,7 @@ PROCESSES = flags.DEFINE_integer('processes', None, 'How many processes train th
 PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.')
 LOST = (
     'ProcessLostError: a computation over the processes failed, as when one of them is lost; '
-    'checkpoints are intact, and the same command goes on from the last one'
+    'the same command goes on from the last checkpoint, or begins anew where none was written yet'
 )
 HEARTBEAT = flags.DEFINE_integer(
     'heartbeat_seconds',

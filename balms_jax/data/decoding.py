@@ -372,6 +372,7 @@ def check_faults(faults: Sequence[Fault]) -> None:
         raise CorruptImageError(
             f'{fatal[0].path}: {fatal[0].message}'
             + (f'; {len(fatal)} images in all' if len(fatal) > 1 else '')
+            + "; with corrupt='skip' another image takes its place"
         )
     for fault in faults:
         warnings.warn(

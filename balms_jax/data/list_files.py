@@ -331,5 +331,6 @@ def _report(absent: list[_Entry], listed: int, options: _Options) -> None:
         f'(by class: {by_class}{more})'
     )
     if options.missing == 'error' or len(absent) == listed:
-        raise FileNotFoundError(message)
+        hint = "; missing='skip' leaves them out" if len(absent) < listed else ''
+        raise FileNotFoundError(message + hint)
     warnings.warn(f'{message}; they are left out', stacklevel=4)

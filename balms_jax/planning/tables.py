@@ -6,6 +6,7 @@ from typing import Any
 from balms_jax.planning.plan import MEMORY_GOAL, REDUCTIONS_GOAL
 
 MEMORY_KINDS = ('arguments', 'outputs', 'aliased', 'temporaries', 'code')
+GLOBAL_BATCH = 'largest batch, all'  # of all devices, where the rest of the table is of one
 Row = dict[str, str]
 
 
@@ -40,7 +41,7 @@ def memory_rows(plan: Mapping[str, Any]) -> list[Row]:
     for target, kind, step in _steps(plan):
         row = {'topology': label(target), 'chips': str(target['chips']), 'step': kind}
         if 'does_not_fit' in step:
-            blank = dict.fromkeys((*MEMORY_KINDS, 'peak', 'of HBM', 'largest batch'), '—')
+            blank = dict.fromkeys((*MEMORY_KINDS, 'peak', 'of HBM', GLOBAL_BATCH), '—')
             rows.append(row | blank | {'of HBM': 'does not fit'})
             continue
         kinds = {name: size(step['memory'][name]) for name in MEMORY_KINDS}
@@ -52,7 +53,7 @@ def memory_rows(plan: Mapping[str, Any]) -> list[Row]:
             | {
                 'peak': size(step['memory']['peak']),
                 'of HBM': '—' if share is None else f'{share:.1%}',
-                'largest batch': '—' if largest is None else f'{largest:,}',
+                GLOBAL_BATCH: '—' if largest is None else f'{largest:,}',
             }
         )
     return rows
@@ -76,7 +77,7 @@ def time_rows(plan: Mapping[str, Any]) -> list[Row]:
         for name, head in zip(names, heads, strict=True):
             row[head] = '—' if bounds is None else f'{1e3 * bounds[name]:,.3f}'
         row['MFU'] = '—' if bounds is None else f'{bounds["mfu"]:.1%}'
-        row['images/s'] = '—' if bounds is None else f'{bounds["images_per_second"]:,.0f}'
+        row['images/s, all'] = '—' if bounds is None else f'{bounds["images_per_second"]:,.0f}'
         rows.append(row)
     return rows
 
