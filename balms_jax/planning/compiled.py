@@ -51,7 +51,7 @@ def compile_step(lowered: Any) -> Compiled:
     """
     start = time.monotonic()
     try:
-        compiled = lowered.compile()
+        compiled, text = _readable(lowered)
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
@@ -64,9 +64,23 @@ def compile_step(lowered: Any) -> Compiled:
         _memory(compiled.memory_analysis()),
         float(costs.get('flops', 0.0)),
         float(costs.get('bytes accessed', 0.0)),
-        collectives.parse(compiled.as_text()),
+        collectives.parse(text),
         seconds,
     )
+
+
+def _readable(lowered: Any) -> tuple[Any, str]:
+    """Compiles, and reads what came of it.
+
+    libtpu gives some scatters to v6e's SparseCore, in a form that jaxlib 0.10 cannot read. Such a
+    program is compiled again without that.
+    """
+    compiled = lowered.compile()
+    try:
+        return compiled, compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        compiled = lowered.compile({'xla_tpu_enable_offloading_scatter_to_sparsecore': False})
+        return compiled, compiled.as_text()
 
 
 def _memory(sizes: Any) -> Memory:

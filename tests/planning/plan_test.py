@@ -103,6 +103,15 @@ def test_the_command_prints_and_writes_what_it_found(made):
     assert '--topology v5e:4x4' in text
 
 
+def test_a_program_that_goes_partly_to_a_sparse_core_is_read(tmp_path):
+    # libtpu gives the evaluation's scatters to v6e's, which jaxlib 0.10 cannot read as text.
+    values, _, _ = planned(tmp_path, '--topology=v6e:2x2', '--steps=evaluation')
+    sparse, other = (target['steps']['evaluation'] for target in values['targets'])
+    assert [target['device']['name'] for target in values['targets']] == ['v6e', 'v5e']
+    assert min(other['flops'], sparse['flops']) > 0
+    assert other['collectives'].keys() == sparse['collectives'].keys()
+
+
 def test_local_devices_are_planned_without_figures(standard_promotion):
     # Of a CPU nothing is known but what its compiler says: no estimate, no share of HBM.
     config = read(digits_lt.get_config('method=balms'))
