@@ -106,7 +106,11 @@ def test_sigterm_saves_and_exits_with_the_conventional_code(tmp_path):
 @pytest.mark.parametrize(
     ('flags', 'options', 'message'),
     [
-        (['--config.stage_1.stepss=3'], {}, 'stepss'),
+        (
+            ['--config.stage_1.stepss=3'],
+            {},
+            "--config.stage_1.stepss: the config has no key 'stepss'",
+        ),
         (['--config.stage_1.steps=many'], {}, 'steps'),
         (['--config.stage_2.meta.batch_size=3'], {}, 'stage_2.meta.batch_size: got 3, wanted at l'),
         (['--config.data.imbalance_factor=0.5'], {}, 'imbalance_factor'),

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from balms_jax.report.detector_runs import FREQUENCY_GROUPS
 from balms_jax.report.figure_style import (
@@ -23,6 +22,7 @@ from balms_jax.report.figure_style import (
     Values,
     add_legend,
     new_figure,
+    percent_ticks,
     plain_log_ticks,
     plot_curves,
     running_mean,
@@ -82,7 +82,7 @@ def by_image_count(
     if of_precision:
         largest = max((np.nanmax(of) for of in values.values()), default=0.0)
         axes.set_ylim(-0.02 * largest, max(1.06 * largest, 0.01))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(percent_ticks())
     axes.set_ylabel(ylabel)
     add_legend(figure, axes)
     return figure

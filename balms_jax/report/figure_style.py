@@ -131,6 +131,16 @@ def new_figure(size: tuple[float, float]) -> Figure:
     return figure
 
 
+def percent_ticks() -> FuncFormatter:
+    """Shares as percents, with as many digits as they have.
+
+    Example:
+        >>> percent_ticks()(0.005), percent_ticks()(0.3)
+        ('0.5%', '30%')
+    """
+    return FuncFormatter(lambda share, _: f'{100 * share:g}%'.replace('-', '−'))
+
+
 def plain(text: str, length: int = 20) -> str:
     """Text from a file for a figure: shortened, and without the mathematics that $ begins."""
     short = text if len(text) <= length else f'{text[: length - 1]}…'

@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    PercentFormatter,
-)
 
 from balms_jax.report.figure_style import (
     BACKDROP,
@@ -28,6 +25,7 @@ from balms_jax.report.figure_style import (
     class_axis,
     dots,
     new_figure,
+    percent_ticks,
     plain,
     running_mean,
     styled,
@@ -88,7 +86,7 @@ def accuracy_by_class(
             axes.plot(x, values[order], ls='', ms=3, alpha=0.55, **style)
             axes.plot(x, running_mean(values[order], 11), color=colors[label], lw=1.8)
     axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(percent_ticks())
     axes.set_ylabel('test accuracy')
     add_legend(figure, axes)
     return figure
@@ -144,7 +142,7 @@ def accuracy_by_shot(
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.tick_params(axis='x', length=0)
     axes.set_ylim(0, top)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(percent_ticks())
     axes.set_ylabel(ylabel)
     add_legend(figure, axes)
     return figure
@@ -209,7 +207,7 @@ def marginal_likelihood(
         style = dots(index, colors[label], len(order))
         axes.plot(np.arange(len(order)), values[order], label=label, **style)
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(percent_ticks())
     axes.set_ylabel('marginal likelihood p(y)')
     add_legend(figure, axes)
     return figure
@@ -259,7 +257,7 @@ def confusion(confusions: Values, class_counts: np.ndarray, class_names: Sequenc
         axes.set_visible(False)
     bar = figure.colorbar(image, ax=grid, shrink=0.75, pad=0.01, aspect=30)
     bar.set_ticks([0, 0.05, 0.2, 0.5, 1])
-    bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    bar.ax.yaxis.set_major_formatter(percent_ticks())
     bar.outline.set_visible(False)
     return figure
 
@@ -289,6 +287,6 @@ def reliability(diagrams: Mapping[str, Mapping[str, np.ndarray]], colors: Colors
     upper.set(ylim=(0, 1.02), ylabel='accuracy')
     lower.set(xlim=(0, 1), xlabel='confidence (largest predicted probability)', ylabel='images')
     for axis in (upper.yaxis, lower.yaxis, lower.xaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.set_major_formatter(percent_ticks())
     add_legend(figure, upper)
     return figure

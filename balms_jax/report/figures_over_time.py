@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from balms_jax.report.figure_style import (
     COUNT_COLORS,
@@ -21,6 +21,7 @@ from balms_jax.report.figure_style import (
     Stages,
     add_legend,
     new_figure,
+    percent_ticks,
     plain,
     plain_log_ticks,
     plot_curves,
@@ -123,7 +124,7 @@ def accuracy_curves(
     axes = figure.subplots()
     plot_curves(axes, accuracies, colors)
     time_axis(axes, stages, *(steps for curves in accuracies.values() for steps, _ in curves))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(percent_ticks())
     axes.set_ylabel(ylabel)
     add_legend(figure, axes)
     return figure

@@ -59,8 +59,21 @@ def parse_flags(arguments: list[str]) -> list[str]:
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         # What is raised inside a config file comes wrapped, with its traceback as text; what a
         # KeyError says comes quoted.
-        told = error.args[0] if isinstance(error, KeyError) and error.args else error
+        # An AttributeError of ml_collections holds the KeyError of a key that the config has not.
+        inner = error.args[0] if isinstance(error, AttributeError) and error.args else error
+        told = _unknown_key(arguments, inner) if isinstance(inner, KeyError) else error
         lines = str(told).strip().splitlines()
         causes = [line for line in lines if 'Error: ' in line] or [' '.join(lines)]
         print(re.sub(r'^(\w+\.)+(?=\w+Error: )', '', causes[-1].strip()), file=sys.stderr)
         sys.exit(2)
+
+
+def _unknown_key(arguments: list[str], error: KeyError) -> object:
+    """What ml_collections says of a key that the config does not have, with the flag's name."""
+    told = str(error.args[0]) if error.args else str(error)
+    key, _, hint = told.strip().partition('\n')
+    key = key.strip('\'"')
+    for flag in (argument.partition('=')[0] for argument in arguments[1:]):
+        if flag.startswith('--config.') and key in flag.split('.'):
+            return f'{flag}: the config has no key {key!r}' + (f'. {hint}' if hint else '')
+    return told

@@ -24,8 +24,8 @@ class Progress:
     @contextlib.contextmanager
     def stage(
         self, name: str, total: int, start: int, batch_size: int
-    ) -> Iterator[Callable[[int], None]]:
-        """Gives a function that is told each step reached."""
+    ) -> Iterator[Callable[[int, float], None]]:
+        """Gives a function that is told each step reached, and how long was spent on no step."""
         label = f'{self.title} {name}'.strip()
         if self.console.is_terminal:
             columns = (
@@ -39,17 +39,17 @@ class Progress:
                 task = bar.add_task(label, total=total, completed=start, rate='')
                 rate = _Rate(batch_size)
 
-                def advance(step: int) -> None:
-                    rate.note(step)
+                def advance(step: int, idle: float) -> None:
+                    rate.note(step, idle)
                     bar.update(task, completed=step, rate=rate.text(step))
 
                 yield advance
             return
         rate, last = _Rate(batch_size), time.monotonic()
 
-        def show(step: int) -> None:
+        def show(step: int, idle: float) -> None:
             nonlocal last
-            rate.note(step)
+            rate.note(step, idle)
             if step == total or time.monotonic() - last > SECONDS_BETWEEN_LINES:
                 last = time.monotonic()
                 self.say(
@@ -66,9 +66,11 @@ class _Rate:
         self.batch_size = batch_size
         self.first: tuple[int, float] | None = None
 
-    def note(self, step: int) -> None:
+    def note(self, step: int, idle: float) -> None:
         if self.first is None:
             self.first = (step, time.monotonic())
+        else:
+            self.first = (self.first[0], self.first[1] + idle)
 
     def per_second(self, step: int) -> float:
         if self.first is None or step == self.first[0]:

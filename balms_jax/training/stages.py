@@ -118,9 +118,14 @@ def run(
             if loop.between is not None and _due(step, loop.epoch):
                 state = stack([loop.between(each) for each in unstack(state, runs)])
             ends = step == total and loop.evaluates_ends
+            idle = 0.0
             if ends or _due(step, loop.evaluation_every):
                 settle()
+                begun = time.monotonic()
                 evaluate()
+                idle = time.monotonic() - begun
+                # A test is no training; that of a detector takes minutes.
+                clock += idle
             stopping = interruption.agreed()
             if stopping or step == total or _due(step, loop.records.checkpoint_every):
                 settle()
@@ -140,7 +145,7 @@ def run(
                     f'stopped by signal {stopping} at step {step} of {loop.name}; '
                     'the same command goes on from there',
                 )
-            show(step)
+            show(step, idle)
     return unstack(state, runs)
 
 
