@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
-from balms_jax.models.layers import Conv, fan_in_init, fan_out_init
+from balms_jax.models.layers import Conv, fan_in_init, fan_out_init, plus_bias
 
 
 class ProposalHead(nn.Module):
@@ -108,7 +108,7 @@ class Doubling(nn.Module):
         bias = self.param('bias', nn.initializers.zeros, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = jnp.einsum('...ijc,abco->...iajbo', x, kernel[::-1, ::-1])
-        return y.reshape(*batch, 2 * rows, 2 * columns, self.features) + bias
+        return plus_bias(y.reshape(*batch, 2 * rows, 2 * columns, self.features), bias)
 
 
 class MaskHead(nn.Module):

@@ -13,6 +13,11 @@ fan_in_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 fan_out_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
+def plus_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """[…, features] + [features], where JAX is told to promote no ranks too."""
+    return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 class Conv(nn.Conv):
     """Flax's convolution; one of 1 × 1 is computed as the matrix product that it is.
 
@@ -29,7 +34,7 @@ class Conv(nn.Conv):
         bias = self.param('bias', self.bias_init, (self.features,)) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = x[..., :: strides[0], :: strides[1], :] @ kernel[0, 0]
-        return y if bias is None else y + bias
+        return y if bias is None else plus_bias(y, bias)
 
 
 def convolution(

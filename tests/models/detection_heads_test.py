@@ -4,11 +4,8 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import pytest
 
 from balms_jax.models import detection_heads
-
-pytestmark = pytest.mark.usefixtures('standard_promotion')
 
 
 def test_doubling_is_the_transposed_convolution():

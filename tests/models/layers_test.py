@@ -8,8 +8,6 @@ import pytest
 
 from balms_jax.models import layers
 
-pytestmark = pytest.mark.usefixtures('standard_promotion')
-
 
 @pytest.mark.parametrize('use_bias', [False, True])
 @pytest.mark.parametrize('stride', [1, 2])
