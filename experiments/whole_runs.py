@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from balms_jax.models import DTYPES
 from balms_jax.report import Run, read_run
 from balms_jax.report.comparison import Replicates, format_statistic, group_runs
 from balms_jax.report.figure_style import method_colors
@@ -77,7 +78,7 @@ def options_of(
     parser.add_argument('--data_dir', default='')
     parser.add_argument(
         '--dtype',
-        choices=('float32', 'bfloat16'),
+        choices=DTYPES,
         default='float32',
         help='what the backbones compute in; runs of each need a --folder of their own',
     )

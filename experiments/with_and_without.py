@@ -62,20 +62,19 @@ def row(group: Replicates) -> dict[str, str]:
 def answer(groups: list[Replicates]) -> str:
     """In words: the gains, with their standard errors over seeds."""
     told, by_method = [], {group.first.facts['method']: group for group in groups}
-    gains = (
+    for text, method, base in (
         ('decoupled, the loss alone brings {}', 'balanced_softmax_decoupled', 'softmax_decoupled'),
         ('the sampler alone {}', 'softmax_decoupled_meta_sampler', 'softmax_decoupled'),
         ('both {}', 'balms', 'softmax_decoupled'),
         ('the sampler beside the loss {}', 'balms', 'balanced_softmax_decoupled'),
         ('end to end, the loss brings {}', 'balanced_softmax', 'softmax'),
         ('the sampler beside it {}', 'balms_end_to_end', 'balanced_softmax'),
-    )
-    for text, method, base in gains:
+    ):
         if {method, base} <= by_method.keys():
             found = whole_runs.gain(by_method[method], by_method[base])
             told.append(text.format(whole_runs.number(*found, digits=1, sign=True)))
-    told[:1] = [first[0].upper() + first[1:] for first in told[:1]]
-    return f'{"; ".join(told)} points, {whole_runs.basis(groups)}.'
+    gains = '; '.join(told)
+    return f'{gains[:1].upper()}{gains[1:]} points, {whole_runs.basis(groups)}.'
 
 
 if __name__ == '__main__':

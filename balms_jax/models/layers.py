@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
@@ -27,13 +28,14 @@ class Conv(nn.Conv):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[…, rows, columns, channels] → […, its rows, its columns, features]."""
-        if self.kernel_size != (1, 1) or self.feature_group_count != 1:
+        pointwise = self.kernel_size == (1, 1) and self.padding in ('SAME', 0)
+        if not pointwise or self.feature_group_count != 1:
             return super().__call__(x)
-        strides = self.strides if isinstance(self.strides, tuple) else (1, 1)
+        rows, columns = np.broadcast_to(1 if self.strides is None else self.strides, 2)
         kernel = self.param('kernel', self.kernel_init, (1, 1, x.shape[-1], self.features))
         bias = self.param('bias', self.bias_init, (self.features,)) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = x[..., :: strides[0], :: strides[1], :] @ kernel[0, 0]
+        y = x[..., ::rows, ::columns, :] @ kernel[0, 0]
         return y if bias is None else plus_bias(y, bias)
 
 

@@ -57,9 +57,8 @@ def parse_flags(arguments: list[str]) -> list[str]:
     try:
         return list(flags.FLAGS(arguments))
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        # What is raised inside a config file comes wrapped, with its traceback as text; what a
-        # KeyError says comes quoted.
-        # An AttributeError of ml_collections holds the KeyError of a key that the config has not.
+        # What is raised inside a config file comes wrapped, with its traceback as text; the
+        # KeyError of a key that the config does not have comes in an AttributeError.
         inner = error.args[0] if isinstance(error, AttributeError) and error.args else error
         told = _unknown_key(arguments, inner) if isinstance(inner, KeyError) else error
         lines = str(told).strip().splitlines()

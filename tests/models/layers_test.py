@@ -31,6 +31,15 @@ def test_a_convolution_is_that_of_flax(size, stride, use_bias):
     )
 
 
+@pytest.mark.parametrize(('strides', 'padding'), [(2, 'SAME'), (1, 1), (2, 'VALID')])
+def test_a_pointwise_convolution_is_that_of_flax_however_it_is_told(strides, padding):
+    """A stride is one number or two, and padding widens even what one pixel is computed from."""
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
+    ours, flax = (conv(4, (1, 1), strides, padding=padding) for conv in (layers.Conv, nn.Conv))
+    params = flax.init(jax.random.key(1), x)
+    chex.assert_trees_all_close(ours.apply(params, x), flax.apply(params, x), rtol=1e-5)
+
+
 def test_a_grouped_convolution_of_one_pixel_keeps_its_groups():
     x = jax.random.normal(jax.random.key(0), (2, 3, 3, 4))
     ours, flax = (conv(4, (1, 1), feature_group_count=2) for conv in (layers.Conv, nn.Conv))
