@@ -32,7 +32,8 @@ def main() -> None:
         factors={'paper': published.IMBALANCE_FACTORS},
         datasets={'paper': published.DATASETS},
     )
-    page = ablation_page.write(whole_runs.train(options), options.output, options.scale)
+    page = ablation_page.write(whole_runs.train(options), options.output)
+    whole_runs.keep(options)
     console.print(f'page: {page}', markup=False)
 
 

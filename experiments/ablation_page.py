@@ -1,6 +1,5 @@
 """The page of the ablation: every row beside the published one, and which orderings hold."""
 
-import json
 import math
 from collections.abc import Sequence
 from html import escape
@@ -13,7 +12,7 @@ from balms_jax.report import Run
 from balms_jax.report.comparison import METHOD_NAMES, group_runs
 from balms_jax.report.figure_style import FAINT, WIDE, method_colors, new_figure, styled
 from balms_jax.report.html import document, embedded, table
-from experiments import published
+from experiments import kept, published
 from experiments.published import Published
 from experiments.whole_runs import mean_and_error, number
 
@@ -109,20 +108,20 @@ def orderings_of(rows: Sequence[Row]) -> list[Ordering]:
     return sorted(found, key=lambda ordering: -ordering.published)
 
 
-def write(runs: Sequence[Run], output: Path, scale: str) -> Path:
+def write(runs: Sequence[Run], output: Path) -> Path:
     """Writes ``rows.json`` and ``page.html``."""
     rows = rows_of(runs)
     output.mkdir(parents=True, exist_ok=True)
-    kept = [
+    rows_as_data = [
         row._asdict() | {'spread': None if math.isnan(row.spread) else row.spread} for row in rows
     ]
-    (output / 'rows.json').write_text(json.dumps(kept, indent=1) + '\n')
+    kept.write_rows(output, rows_as_data)
     path = output / 'page.html'
-    path.write_text(page(rows, scale))
+    path.write_text(page(rows))
     return path
 
 
-def page(rows: Sequence[Row], scale: str) -> str:
+def page(rows: Sequence[Row]) -> str:
     """The page: the answer, then every long tail's figure, rows and orderings."""
     places = list(dict.fromkeys((row.dataset, row.imbalance_factor) for row in rows))
     body = ''
@@ -144,9 +143,9 @@ def page(rows: Sequence[Row], scale: str) -> str:
     recipes = sorted({str(row.facts.get('recipe')) for row in rows})
     networks = sorted({str(row.facts.get('network')) for row in rows})
     footer = (
-        f'Written by <code>python -m experiments.ablation --scale {scale}</code>. Recipe '
-        f'{escape(", ".join(recipes))}; {escape("; ".join(networks))}. The last epoch is reported; '
-        'no choice is made on the test set.'
+        f'{kept.written_by()}. Recipe {escape(", ".join(recipes))}; '
+        f'{escape("; ".join(networks))}. The last epoch is reported; no choice is made on the test '
+        'set.'
     )
     return document('Tables 2 and 5: every method beside the published one', body, footer)
 

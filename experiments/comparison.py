@@ -84,15 +84,17 @@ def train_all(
     seeds: Sequence[int],
     folder: Path,
     *,
+    records: Path | None = None,
     together: bool = False,
 ) -> list[Path]:
-    """Trains what is not trained yet; returns every run's directory.
+    """Trains what is not trained yet; returns every run's directory, or its record.
 
     Args:
         config: gives a method's config.
         methods: names.
         seeds: of the runs.
         folder: of the runs, ``<method>-<seed>`` each; finished ones are skipped.
+        records: of the small files of runs that are finished elsewhere, which are skipped too.
         together: whether a method's seeds are trained under one ``vmap``.
     """
     recipes = {method: from_config(config(method)) for method in methods}  # Refused now, or never.
@@ -102,7 +104,7 @@ def train_all(
         values = config(method)
         values.seed = seed
         donors = [
-            folder / f'{name}-{seed}'
+            finished(f'{name}-{seed}', folder)
             for name, recipe in begun.items()
             if name != method and _begins_alike(recipes[method], recipe)
         ]
@@ -110,26 +112,36 @@ def train_all(
             from_config(values),
             folder / f'{method}-{seed}',
             values.to_dict(),
-            next((run for run in donors if _is_finished(run)), None),
+            next(filter(None, donors), None),
         )
 
-    run_dirs = []
     for method in methods:
-        specs = [wanted(method, seed) for seed in seeds]
-        run_dirs += [spec.workdir for spec in specs]
-        for spec in specs:
+        left = []
+        for spec in [wanted(method, seed) for seed in seeds]:
             check_workdir(spec.workdir, spec.config or {})
-        left = [spec for spec in specs if not _is_finished(spec.workdir)]
+            if records:
+                check_workdir(records / spec.workdir.name, spec.config or {})
+            if not finished(spec.workdir.name, folder, records):
+                left.append(spec)
         for group in [left] if together and left else [[spec] for spec in left]:
             named = ' '.join(str(spec.recipe.seed) for spec in group)
             title = f'{method}, {"seeds" if len(group) > 1 else "seed"} {named},'
             job.train_together(group, Progress(title=title))
-    return run_dirs
+    names = [f'{method}-{seed}' for method in methods for seed in seeds]
+    return [place for name in names if (place := finished(name, folder, records))]
+
+
+def finished(name: str, folder: Path, records: Path | None = None) -> Path | None:
+    """Where a finished run lies: its own directory, or else its record; None if it is unfinished.
+
+    Args:
+        name: ``<method>-<seed>``.
+        folder: of the runs.
+        records: of the small files of runs, if any.
+    """
+    places = [place / name for place in (folder, records) if place]
+    return next((place for place in places if (place / 'evaluation.json').exists()), None)
 
 
 def _begins_alike(a: Recipe, b: Recipe) -> bool:
     return (a.data, a.model, a.stage_1) == (b.data, b.model, b.stage_1)
-
-
-def _is_finished(run: Path) -> bool:
-    return (run / 'evaluation.json').exists()

@@ -23,7 +23,6 @@ Found     r of 1.30 (1.14 to 1.44) under softmax and 1.27 (1.08 to 1.47) under B
 
 import argparse
 import functools
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -42,7 +41,7 @@ from balms_jax.report.figure_style import COUNT_COLORS, FAINT, WIDE, new_figure,
 from balms_jax.report.html import embedded
 from balms_jax.training.inputs import feature_extractor
 from balms_jax.training.measures import classified
-from balms_jax.training.stage_states import Trained, load_trained
+from balms_jax.training.stage_states import load_trained
 from experiments import whole_runs
 from experiments.whole_runs import Variant
 
@@ -104,8 +103,10 @@ def main() -> None:
     options.methods = [name for name in options.methods if name not in SIZES]
     runs = whole_runs.train(options, VARIANTS)
     middle = sorted(options.imbalance_factors)[len(options.imbalance_factors) // 2]
-    smaller = {**vars(options), 'imbalance_factors': [middle], 'methods': sized}
-    runs += whole_runs.train(argparse.Namespace(**smaller), VARIANTS)
+    smaller = argparse.Namespace(
+        **{**vars(options), 'imbalance_factors': [middle], 'methods': sized}
+    )
+    runs += whole_runs.train(smaller, VARIANTS)
     measured = {
         words: gaps_of([run for run in runs if _measures(run, method)])
         for method, words in MEASURED.items()
@@ -124,6 +125,7 @@ def main() -> None:
     whole_runs.write_page(
         options, 'convergence_rate', title, answer(rates, swept), rows, drawn, runs
     )
+    whole_runs.keep(smaller)
 
 
 def _measures(run: Run, method: str) -> bool:
@@ -132,20 +134,18 @@ def _measures(run: Run, method: str) -> bool:
 
 
 def gaps_of(runs: Sequence[Run]) -> Gaps:
-    """The gap of every class of every run; what was computed before is read from its folder."""
+    """The gap of every class of every run; measured once."""
     parts = []
     for run in runs:
-        path = run.path / 'generalisation_gaps.json'
-        if not path.exists():
-            path.write_text(json.dumps([float(gap) for gap in class_gaps(load_trained(run.path))]))
-        gaps = np.array(json.loads(path.read_text()))
+        measure = functools.partial(class_gaps, run)
+        gaps = np.array(whole_runs.measured(run, 'generalisation_gaps', measure))
         parts.append((np.arange(gaps.size), run.class_counts, gaps))
     return Gaps(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
-def class_gaps(trained: Trained) -> np.ndarray:
+def class_gaps(run: Run) -> list[float]:
     """Test loss less training loss of every class, ``[classes]``, nats, by plain softmax."""
-    recipe, material, network, state = trained
+    recipe, material, network, state = load_trained(run.path)
     source = material.source
     features = feature_extractor(network, state, recipe, source)
     counts = np.asarray(material.class_counts)
@@ -156,7 +156,7 @@ def class_gaps(trained: Trained) -> np.ndarray:
         np.repeat(np.arange(counts.size), counts),
     )
     of_test = _class_losses(network, state.params, features(source.test_images), source.test_labels)
-    return of_test - of_train
+    return [float(gap) for gap in of_test - of_train]
 
 
 def _class_losses(

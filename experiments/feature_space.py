@@ -13,8 +13,7 @@ Found     53.6 ± 2.6 % of a rarer class's neighbours are of it with CBS, 43.4 �
           Softmax, 40.5 ± 0.9 % with softmax (cpu, seeds 0 to 2)
 """
 
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -43,24 +42,43 @@ class Space(NamedTuple):
     labels: np.ndarray  # [examples]
 
 
+class Told(NamedTuple):
+    """What of them is shown."""
+
+    purity: np.ndarray  # [classes]
+    fisher: np.ndarray  # [classes]
+    places: np.ndarray  # by t-SNE, [examples, 2]
+    labels: np.ndarray  # [examples]
+
+
 def main() -> None:
     """Runs the experiment."""
     options = whole_runs.options_of(__doc__, 'feature_space', METHODS, FEW)
     runs = whole_runs.train(options)
     groups, _ = whole_runs.figures_of(runs)
-    spaces = {run.path: space_of(run) for run in runs}
-    rows = [row(group, spaces) for group in groups]
+    rows = [row(group) for group in groups]
     caption = (
         f't-SNE of the features of {PER_CLASS} test images a class (fewer where there are not as '
         'many), the first seed; colours are classes, listed from most to fewest training images.'
     )
-    shown = {group.label: spaces[group.first.path] for group in groups}
+    shown = {group.label: told_of(group.first) for group in groups}
     names = [plain(name) for name in runs[0].class_names]
     drawn = [embedded(maps(shown, names), caption, 't-SNE of features')]
     title = 'What do the features look like?'
-    whole_runs.write_page(
-        options, 'feature_space', title, answer(groups, spaces), rows, drawn, runs
-    )
+    whole_runs.write_page(options, 'feature_space', title, answer(groups), rows, drawn, runs)
+
+
+def told_of(run: Run) -> Told:
+    """What the features of a run are like, measured once."""
+
+    def measure() -> dict[str, Any]:
+        space = space_of(run)
+        laid_out = TSNE(init='pca', perplexity=30, random_state=0).fit_transform(space.features)
+        told = Told(neighbour_purity(space), fisher_ratio(space), laid_out, space.labels)
+        return {name: np.round(values, 4).tolist() for name, values in told._asdict().items()}
+
+    found = whole_runs.measured(run, 'feature_space', measure)
+    return Told(**{name: np.asarray(values) for name, values in found.items()})
 
 
 def space_of(run: Run) -> Space:
@@ -100,11 +118,11 @@ def tail_of(run: Run) -> np.ndarray:
     return np.asarray(ranks >= run.class_counts.size / 2)
 
 
-def row(group: Replicates, spaces: dict[Path, Space]) -> dict[str, str]:
+def row(group: Replicates) -> dict[str, str]:
     """A first stage in numbers."""
     tail = tail_of(group.first)
-    purities = np.stack([neighbour_purity(spaces[run.path]) for run in group.runs])
-    ratios = np.stack([fisher_ratio(spaces[run.path]) for run in group.runs])
+    purities = np.stack([told_of(run).purity for run in group.runs])
+    ratios = np.stack([told_of(run).fisher for run in group.runs])
 
     def told(values: np.ndarray, scale: float = 1, digits: int = 2) -> str:
         mean, spread = whole_runs.over_seeds(values.mean(1))
@@ -120,12 +138,11 @@ def row(group: Replicates, spaces: dict[Path, Space]) -> dict[str, str]:
     }
 
 
-def answer(groups: list[Replicates], spaces: dict[Path, Space]) -> str:
+def answer(groups: list[Replicates]) -> str:
     """In words: whose features keep the rarer classes together."""
     tail = tail_of(groups[0].first)
     found = {
-        group.label: 100
-        * float(np.mean([neighbour_purity(spaces[run.path])[tail] for run in group.runs]))
+        group.label: 100 * float(np.mean([told_of(run).purity[tail] for run in group.runs]))
         for group in groups
     }
     ordered = sorted(found, key=found.__getitem__, reverse=True)
@@ -137,16 +154,15 @@ def answer(groups: list[Replicates], spaces: dict[Path, Space]) -> str:
 
 
 @styled
-def maps(spaces: dict[str, Space], names: list[str]) -> Figure:
+def maps(shown: dict[str, Told], names: list[str]) -> Figure:
     """A map for each first stage, a colour for each class."""
-    drawing = new_figure((10.0, 10.0 / len(spaces) + 0.5))
+    drawing = new_figure((10.0, 10.0 / len(shown) + 0.5))
     colors = matplotlib.colormaps['tab10' if len(names) <= 10 else 'turbo']
-    for place, (label, space) in enumerate(spaces.items()):
-        axes = drawing.add_subplot(1, len(spaces), place + 1)
-        laid_out = TSNE(init='pca', perplexity=30, random_state=0).fit_transform(space.features)
+    for place, (label, told) in enumerate(shown.items()):
+        axes = drawing.add_subplot(1, len(shown), place + 1)
         for j, name in enumerate(names):
             shade = colors(j if len(names) <= 10 else j / (len(names) - 1))
-            own = laid_out[space.labels == j]
+            own = told.places[told.labels == j]
             axes.plot(own[:, 0], own[:, 1], '.', ms=3, color=shade, label=name)
         axes.set(title=label, xticks=[], yticks=[])
         axes.grid(False)

@@ -1,9 +1,19 @@
-"""Where the page of an experiment goes: beside the code what is kept, apart what only tries it."""
+"""What of an experiment the repository keeps: its page, its rows, the small files of its runs."""
 
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
+
+from balms_jax.training.records import write_json
 
 RESULTS = Path(__file__).parent / 'results'
 HELP = 'of the page; if not given experiments/results/…, runs/smoke/… of the smoke scale'
+TRAIN_LINES = 100  # steps: of the losses of single steps, one in so many is kept
 
 
 def page_folder(name: str, scale: str, given: Path | None) -> Path:
@@ -19,3 +29,49 @@ def page_folder(name: str, scale: str, given: Path | None) -> Path:
     if scale == 'smoke':
         return Path('runs') / 'smoke' / name
     return RESULTS / (name if scale == 'cpu' else f'{name}_{scale}')
+
+
+def origin() -> dict[str, str]:
+    """The command of this process, and the commit of the code where it lies in a git checkout."""
+    asked = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+    try:
+        told = subprocess.run(asked, cwd=RESULTS.parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        commit = 'unknown'
+    else:
+        commit = told.stdout.strip()
+    return {'command': shlex.join(['python', *sys.orig_argv[1:]]), 'commit': commit}
+
+
+def written_by() -> str:
+    """The beginning of a page's footer: its command and commit, as HTML."""
+    told = origin()
+    return f'Written by <code>{escape(told["command"])}</code>, commit {told["commit"][:12]}'
+
+
+def write_rows(folder: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """Writes ``rows.json``: the numbers of a page as data, with their command and commit."""
+    path = folder / 'rows.json'
+    write_json(path, {**origin(), 'rows': [dict(row) for row in rows]})
+    return path
+
+
+def keep_run(run: Path, record: Path) -> None:
+    """Copies of a finished run what its pages are made of: no checkpoint, few losses of steps.
+
+    Args:
+        run: its directory.
+        record: the directory of the copy, which ``read_run`` reads as it does the run's own.
+    """
+    record.mkdir(parents=True, exist_ok=True)
+    for file in [*run.glob('*.json'), run / 'throughput.jsonl']:
+        shutil.copyfile(file, record / file.name)
+    config = json.loads((run / 'config.json').read_text())
+    config['data']['data_dir'] = ''  # Where the data lay is a fact of one machine.
+    write_json(record / 'config.json', config)
+    with (run / 'metrics.jsonl').open() as lines, (record / 'metrics.jsonl').open('w') as kept:
+        kept.writelines(line for line in lines if _stays(json.loads(line)))
+
+
+def _stays(line: Mapping[str, object]) -> bool:
+    return line['kind'] != 'train' or int(str(line['step'])) % TRAIN_LINES == 0

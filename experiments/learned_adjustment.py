@@ -17,6 +17,7 @@ Found     the search ends at ξ = n: slope 0.99 ± 0.00, correlation 1.00, accur
           not run)
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,10 +64,15 @@ def main() -> None:
 def final_adjustment(run: Run) -> np.ndarray:
     """Log ξ at the last step, less its mean, ``[classes]``; of CoSen the mean over the labels."""
     if run.facts['method'] == 'cost_sensitive':
-        costs = np.asarray(load_trained(run.path).state.psi.costs)
-        rows = np.log(costs)
+        rows = np.log(whole_runs.measured(run, 'costs', functools.partial(final_costs, run)))
         return (rows - rows.mean(1, keepdims=True)).mean(0)
     return run.series('rates', 'log_adjustment')[1][-1]
+
+
+def final_costs(run: Run) -> list[list[float]]:
+    """CoSen's ξ at the last step, ``[classes, classes]``."""
+    costs = np.asarray(load_trained(run.path).state.psi.costs)
+    return [[float(cost) for cost in row] for row in costs]
 
 
 def derived_adjustment(run: Run) -> np.ndarray:

@@ -1,17 +1,20 @@
 """What the questions share that whole training runs answer: options, runs, the page's frame.
 
 A run is kept in FOLDER/SCALE/DATASET_FACTOR/METHOD-SEED, and every question that asks for it takes
-it from there; methods that begin as softmax does take over its first stage.
+it from there; methods that begin as softmax does take over its first stage. The small files of
+finished runs go to RECORDS/SCALE/DATASET_FACTOR/METHOD-SEED, where there is such a folder; a run
+that stands there is not trained again.
 """
 
 import argparse
 import dataclasses
 import functools
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -25,9 +28,10 @@ from balms_jax.report.runs import SHOT_GROUPS, shot_mask
 from balms_jax.report.sections import ProblemFigures
 from balms_jax.training.checks import from_config
 from balms_jax.training.methods import METHODS
+from balms_jax.training.records import write_json
 from configs import cifar_lt, digits_lt
 from experiments import kept
-from experiments.comparison import console, exit_on_failure, train_all
+from experiments.comparison import console, exit_on_failure, finished, train_all
 
 RECIPES = {'cpu': 'short', 'paper': 'paper'}
 SMOKE_STEPS = 60
@@ -64,8 +68,8 @@ def options_of(
         variants: what the question's runs are besides the methods, by name.
 
     Returns:
-        scale, datasets, imbalance_factors, methods, seeds, data_dir, dtype, folder, output,
-        page_only, together.
+        scale, datasets, imbalance_factors, methods, seeds, data_dir, dtype, folder, records,
+        output, page_only, together.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
@@ -83,6 +87,12 @@ def options_of(
         help='what the backbones compute in; runs of each need a --folder of their own',
     )
     parser.add_argument('--folder', type=Path, default=Path('runs/long_tail'), help='of the runs')
+    parser.add_argument(
+        '--records',
+        type=Path,
+        help='the small files of finished runs, without checkpoints: runs that stand there are\n'
+        'not trained again, those that are trained are added; experiments/results/runs has ours',
+    )
     parser.add_argument('--output', type=Path, help=kept.HELP)
     parser.add_argument(
         '--together',
@@ -112,20 +122,57 @@ def options_of(
 def train(options: argparse.Namespace, variants: Variants | None = None) -> list[Run]:
     """Trains what is not trained yet; with ``page_only`` nothing. Ends the program on failure."""
     of = functools.partial(_config, options, variants or {})
-    found: list[Path] = []
+    found: list[Path | None] = []
     with exit_on_failure():
-        for dataset in options.datasets:
-            for factor in options.imbalance_factors:
-                folder = options.folder / options.scale / f'{dataset}_{factor:g}'
-                if options.page_only:
-                    wanted = [folder / f'{m}-{s}' for m in options.methods for s in options.seeds]
-                    found += [run for run in wanted if (run / 'evaluation.json').exists()]
-                    continue
-                config = functools.partial(of, dataset, factor)
+        for dataset, factor, folder, records in _places(options):
+            if options.page_only:
+                found += [finished(name, folder, records) for name in _names(options)]
+            else:
                 found += train_all(
-                    config, options.methods, options.seeds, folder, together=options.together
+                    functools.partial(of, dataset, factor),
+                    options.methods,
+                    options.seeds,
+                    folder,
+                    records=records,
+                    together=options.together,
                 )
-        return [_of_this_version(read_run(run)) for run in found]
+        return [_of_this_version(read_run(run)) for run in found if run]
+
+
+def keep(options: argparse.Namespace) -> None:
+    """Copies the small files of the finished runs to ``records``, if it is given."""
+    for _, _, folder, records in _places(options):
+        for name in _names(options):
+            run = finished(name, folder)
+            if records and run:
+                kept.keep_run(run, records / name)
+
+
+def _places(options: argparse.Namespace) -> Iterator[tuple[str, float, Path, Path | None]]:
+    """Every data set and imbalance factor, the folder of its runs, and that of their records."""
+    for dataset in options.datasets:
+        for factor in options.imbalance_factors:
+            place = Path(options.scale) / f'{dataset}_{factor:g}'
+            records = options.records / place if options.records else None
+            yield dataset, factor, options.folder / place, records
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    return [f'{method}-{seed}' for method in options.methods for seed in options.seeds]
+
+
+def measured(run: Run, name: str, measure: Callable[[], Any]) -> Any:
+    """What a question measures of a run's network, once: afterwards it is read from its folder.
+
+    Args:
+        run: a finished one.
+        name: of the file.
+        measure: gives what JSON can hold.
+    """
+    path = run.path / f'{name}.json'
+    if not path.exists():
+        write_json(path, measure())
+    return json.loads(path.read_text())
 
 
 def name_of(run: Run) -> str:
@@ -162,11 +209,14 @@ def write_page(
     figures: Sequence[str],
     runs: Sequence[Run],
 ) -> Path:
-    """Writes the page: the question, its answer, the numbers, the figures, how it was made."""
+    """Writes the page: the question, its answer, the numbers, the figures, how it was made.
+
+    Beside it go ``rows.json``, and the small files of the runs to ``records``.
+    """
     facts = runs[0].facts
     seeds = sorted({run.facts['seed'] for run in runs})
     made = (
-        f'Written by <code>python -m experiments.{name} --scale {options.scale}</code>: '
+        f'{kept.written_by()}: '
         f'{escape(facts["dataset"])}, imbalance factor {facts["imbalance_factor"]:g}, recipe '
         f'{escape(str(facts["recipe"]))}, {escape(str(facts["network"]))}, '
         f'{facts["parameter_count"]:,} parameters, seeds {", ".join(map(str, seeds))}, jax '
@@ -179,6 +229,8 @@ def write_page(
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / 'page.html'
     path.write_text(document(title, body, made))
+    kept.write_rows(options.output, rows)
+    keep(options)
     console.print(f'page: {path}', markup=False)
     return path
 

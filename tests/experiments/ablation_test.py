@@ -3,10 +3,12 @@
 import json
 import math
 import sys
+from pathlib import Path
 
 import pytest
 
 from balms_jax.training.methods import METHODS
+from configs import digits_lt
 from experiments import ablation, ablation_page, published
 from experiments.ablation_page import Row
 
@@ -67,7 +69,7 @@ def test_the_difference_from_the_published_mean_has_both_spreads():
 def test_the_page_tells_rows_and_verdicts():
     """It is what a person opens: it must name the winner and what was not reproduced."""
     rows = [row('balanced_softmax', 60.0, 61.0), row('softmax', 70.0, 71.0), row('focal', 55.0)]
-    page = ablation_page.page(rows, 'cpu')
+    page = ablation_page.page(rows)
     assert 'Softmax is first here, with 70.5 %' in page
     assert 'Balanced Softmax is −10.0 points from softmax' in page
     assert 'reversed: 1' in page
@@ -75,15 +77,40 @@ def test_the_page_tells_rows_and_verdicts():
 
 
 def test_the_smoke_scale_ends_in_a_page(tmp_path, monkeypatch):
-    """The whole way on embedded data; a second call trains nothing again."""
-    command = ['ablation', '--scale', 'smoke', '--methods', 'softmax', 'balms']
-    folders = ['--folder', str(tmp_path / 'runs'), '--output', str(tmp_path / 'out')]
-    monkeypatch.setattr(sys, 'argv', [*command, *folders])
-    ablation.main()
-    rows = json.loads((tmp_path / 'out' / 'rows.json').read_text())
-    assert [kept['method'] for kept in rows] == ['softmax', 'balms']
-    assert all(kept['top1'] > 20 for kept in rows)
-    finished = tmp_path / 'runs' / 'smoke' / 'digits_40' / 'balms-0' / 'evaluation.json'
+    """The whole way on embedded data; neither a second call nor one elsewhere trains again."""
+
+    def call(place, *flags):
+        command = ['ablation', '--scale', 'smoke', '--methods', 'softmax', 'balms']
+        folders = ['--folder', str(tmp_path / place), '--records', str(tmp_path / 'records')]
+        monkeypatch.setattr(sys, 'argv', [*command, *folders, '--output', str(tmp_path / 'out')])
+        ablation.main()
+        return (tmp_path / 'out' / 'rows.json').read_text()
+
+    first = json.loads(call('runs'))
+    assert [row['method'] for row in first['rows']] == ['softmax', 'balms']
+    assert all(row['top1'] > 20 for row in first['rows'])
+    place = Path('smoke', 'digits_40', 'balms-0')
+    finished = tmp_path / 'runs' / place / 'evaluation.json'
     before = finished.stat().st_mtime_ns
-    ablation.main()
+    call('runs')
     assert finished.stat().st_mtime_ns == before
+    # Another machine has the records alone: the same rows, and nothing to train from.
+    assert json.loads(call('elsewhere')) == first
+    assert not (tmp_path / 'elsewhere').exists()
+    assert not (tmp_path / 'records' / place / 'checkpoints').exists()
+
+
+def test_a_record_of_another_recipe_is_refused(tmp_path, monkeypatch, capsys):
+    """Rows of other settings under the same name would pass for those that were asked for."""
+    record = tmp_path / 'records' / 'smoke' / 'digits_40' / 'softmax-0'
+    record.mkdir(parents=True)
+    config = digits_lt.get_config('method=softmax,imbalance_factor=40')
+    config.stage_1.steps = 7
+    (record / 'config.json').write_text(json.dumps(config.to_dict()))
+    command = ['ablation', '--scale', 'smoke', '--methods', 'softmax']
+    folders = ['--folder', str(tmp_path / 'runs'), '--records', str(tmp_path / 'records')]
+    monkeypatch.setattr(sys, 'argv', [*command, *folders])
+    with pytest.raises(SystemExit):
+        ablation.main()
+    assert 'steps' in capsys.readouterr().err
+    assert not (tmp_path / 'runs').exists()
