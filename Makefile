@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/python -m experiments.digits_lt --folder runs/digits_lt
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -34,13 +34,7 @@ NOT_IN_THE_CORE = (
     'tensorboardX',
     'tensorflow_datasets',
 )
-ENVIRONMENT = {
-    **os.environ,
-    'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': '',
-    'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'jax'),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-}
+ENVIRONMENT = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
 
 
 def command(workdir, *flags, config='configs/digits_lt.py:method=balms'):

@@ -29,9 +29,9 @@ class Cluster:
         with socket.socket() as free:
             free.bind(('localhost', 0))
             port = free.getsockname()[1]
-        flags = (
-            f'--xla_force_host_platform_device_count={devices} '
-            '--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false'
+        flags = (  # The last word counts.
+            f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices} '
+            '--xla_cpu_multi_thread_eigen=false'
         )
         self.processes = [
             subprocess.Popen(
