@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from balms_jax import sampling
+from balms_jax import priors, sampling
 from balms_jax.sampling import one_with_gradient_of
 
 
@@ -71,7 +71,7 @@ def gumbel_over_examples(class_counts: np.ndarray, *, temperature: float = 1.0) 
     References:
         BALMS (arXiv 2007.10740), §3.2, and its released code.
     """
-    sampling.check_whole_counts(class_counts)
+    priors.check_whole_counts(class_counts)
     counts = np.asarray(class_counts)
     labels = np.repeat(np.arange(counts.size, dtype=np.int32), counts.astype(np.int64))
 
@@ -119,7 +119,7 @@ def gumbel_over_classes(class_counts: np.ndarray, *, temperature: float = 1.0) -
     References:
         BALMS (arXiv 2007.10740), §3.2; Jang et al., Gumbel-Softmax (arXiv 1611.01144).
     """
-    sampling.check_whole_counts(class_counts)
+    priors.check_whole_counts(class_counts)
     counts = np.asarray(class_counts)
 
     def draw(key: jax.Array, psi: jax.Array, batch_size: int) -> Draw:
@@ -164,7 +164,7 @@ def score(class_counts: np.ndarray) -> Estimator:
     References:
         Williams, Simple Statistical Gradient-Following Algorithms (1992).
     """
-    sampling.check_whole_counts(class_counts)
+    priors.check_whole_counts(class_counts)
     counts = np.asarray(class_counts)
 
     def weights(psi: jax.Array, draw: Draw) -> jax.Array:
@@ -203,7 +203,7 @@ def score_leave_one_out(class_counts: np.ndarray) -> Estimator:
     References:
         Kool et al., Buy 4 REINFORCE Samples, Get a Baseline for Free! (2019).
     """
-    sampling.check_whole_counts(class_counts)
+    priors.check_whole_counts(class_counts)
     counts = np.asarray(class_counts)
 
     def draw_classes(key: jax.Array, probabilities: jax.Array, batch_size: int) -> jax.Array:
@@ -246,7 +246,7 @@ def systematic(class_counts: np.ndarray) -> Estimator:
     References:
         :func:`sampling.systematic_classes`.
     """
-    sampling.check_whole_counts(class_counts)
+    priors.check_whole_counts(class_counts)
     counts = np.asarray(class_counts)
     return Estimator(_draw_by_class(sampling.systematic_classes, counts), score(counts).weights)
 
@@ -278,7 +278,7 @@ def systematic_examples(class_counts: np.ndarray) -> Estimator:
     References:
         :func:`sampling.systematic_classes`, :func:`sampling.systematic_examples_by_class`.
     """
-    sampling.check_whole_counts(class_counts)
+    priors.check_whole_counts(class_counts)
     counts = np.asarray(class_counts)
     draw = _draw_by_class(
         sampling.systematic_classes, counts, sampling.systematic_examples_by_class
@@ -316,7 +316,7 @@ def expectation(class_counts: np.ndarray) -> Estimator:
     References:
         Owen, Monte Carlo Theory, Methods and Examples (2013), §8.4 and §9.
     """
-    sampling.check_whole_counts(class_counts)
+    priors.check_whole_counts(class_counts)
     counts = np.asarray(class_counts)
 
     def equally_often(key: jax.Array, probabilities: jax.Array, batch_size: int) -> jax.Array:

@@ -74,7 +74,7 @@ def meta_sampler(
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f'estimator: got {estimator!r}, wanted one of {", ".join(ESTIMATORS)}')
-    sampling.check_whole_counts(class_counts)
+    priors.check_whole_counts(class_counts)
     counts = np.asarray(class_counts)
     draw, z = ESTIMATORS[estimator](counts, temperature=temperature)
 
@@ -119,7 +119,7 @@ def meta_reweighter(class_counts: np.ndarray, *, initial_power: float = 0.0) -> 
     References:
         BALMS (arXiv 2007.10740), the ablation of §4.3 and the LVIS experiments.
     """
-    sampling.check_whole_counts(class_counts)
+    priors.check_whole_counts(class_counts)
     counts = np.asarray(class_counts)
 
     def weights(psi: jax.Array, draw: Draw, losses: jax.Array) -> jax.Array:
@@ -165,7 +165,7 @@ def learned_adjustment(class_counts: np.ndarray, *, initial_power: float = 0.0) 
     References:
         The bi-level form of cost-sensitive learning (Khan et al., arXiv 1508.03422).
     """
-    sampling.check_whole_counts(class_counts)
+    priors.check_whole_counts(class_counts)
     priors.check_no_empty_class(class_counts)
     counts = np.asarray(class_counts)
 
@@ -208,7 +208,7 @@ def learning_to_reweight(class_counts: np.ndarray) -> Rebalancer:
     References:
         Ren et al., Learning to Reweight Examples (arXiv 1803.09050), Algorithm 1.
     """
-    sampling.check_whole_counts(class_counts)
+    priors.check_whole_counts(class_counts)
 
     def weights(psi: PyTree, draw: Draw, losses: jax.Array) -> jax.Array:
         del psi, draw
@@ -259,7 +259,7 @@ def meta_weight_net(class_counts: np.ndarray, *, width: int = 100, seed: int = 0
     References:
         Shu et al., Meta-Weight-Net (arXiv 1902.07379), Eqns. 3–5.
     """
-    sampling.check_whole_counts(class_counts)
+    priors.check_whole_counts(class_counts)
     hidden_key, output_key = jax.random.split(jax.random.key(seed))
     psi = {
         'hidden': _dense(hidden_key, 1, width),
@@ -311,7 +311,7 @@ def class_balanced_domain_adaptation(
         Jamal et al., Rethinking Class-Balanced Methods from a Domain Adaptation Perspective
         (arXiv 2003.10780), Algorithm 1.
     """
-    sampling.check_whole_counts(class_counts)
+    priors.check_whole_counts(class_counts)
     of_class = priors.class_balanced_weights(class_counts, beta)
 
     def weights(psi: PyTree, draw: Draw, losses: jax.Array) -> jax.Array:
