@@ -50,9 +50,13 @@ def written_by() -> str:
 
 
 def write_rows(folder: Path, rows: Sequence[Mapping[str, object]]) -> Path:
-    """Writes ``rows.json``: the numbers of a page as data, with their command and commit."""
+    """Writes ``rows.json``: the numbers of a page as data, with their command and commit.
+
+    A NaN, which JSON does not know, becomes null.
+    """
     path = folder / 'rows.json'
-    write_json(path, {**origin(), 'rows': [dict(row) for row in rows]})
+    told = [{name: None if value != value else value for name, value in r.items()} for r in rows]
+    write_json(path, {**origin(), 'rows': told})
     return path
 
 

@@ -76,6 +76,18 @@ def test_the_page_tells_rows_and_verdicts():
     assert page.count('<figure') == 1
 
 
+def test_the_page_says_why_an_ordering_is_not_the_papers():
+    """Only where the network is seen not to fit: otherwise there is nothing that explains it."""
+    rows = [row('balanced_softmax', 60.0, 61.0), row('softmax', 70.0, 71.0)]
+    for loss, told in ((0.7, True), (0.01, False), (math.nan, False)):
+        of_loss = [each._replace(train_loss=loss) for each in rows]
+        assert ('does not fit its training set' in ablation_page.page(of_loss)) == told
+    as_published = [row('balanced_softmax', 70.0, 71.0), row('softmax', 60.0, 61.0)]
+    assert 'Why not all' not in ablation_page.page(
+        [r._replace(train_loss=0.7) for r in as_published]
+    )
+
+
 def test_the_smoke_scale_ends_in_a_page(tmp_path, monkeypatch):
     """The whole way on embedded data; neither a second call nor one elsewhere trains again."""
 
