@@ -15,7 +15,6 @@ Found     seed 0: Balanced Softmax is best all the way, 84 % where the ideal rul
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +30,10 @@ from matplotlib.figure import Figure
 from balms_jax import losses, priors, sampling
 from balms_jax.report.figure_style import FAINT, WIDE, new_figure, styled
 from balms_jax.report.html import document, embedded, table
+from balms_jax.training.records import write_json
 from experiments import kept
 from experiments.comparison import console
+from experiments.whole_runs import number, over_seeds
 
 COUNTS = np.array([10_000, 100, 1])
 CENTRES = 1.6 * np.array([[np.cos(a), np.sin(a)] for a in np.pi * np.array([1.17, -0.17, 0.5])])
@@ -66,24 +67,32 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument('--scale', choices=('smoke', 'cpu', 'paper'), default='cpu')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seeds', nargs='+', type=int)
     parser.add_argument('--output', type=Path, help=kept.HELP)
     options = parser.parse_args()
     shown = SHOWN['smoke' if options.scale == 'smoke' else 'cpu']
-    points = clouds(options.seed)
-    found = measure(points, shown[-1], options.seed)
+    options.seeds = options.seeds or ([0] if options.scale == 'smoke' else [0, 1, 2, 3, 4])
+    found = [measure(clouds(seed), shown[-1], seed) for seed in options.seeds]
     options.output = kept.page_folder('toy_boundaries', options.scale, options.output)
     options.output.mkdir(parents=True, exist_ok=True)
-    numbers = {
-        'steps': found.steps.tolist(),
-        'accuracies': dict(zip(VARIANTS, found.accuracies.round(4).tolist(), strict=True)),
-        'agreement': dict(zip(VARIANTS, found.agreement.round(4).tolist(), strict=True)),
-    }
-    (options.output / 'numbers.json').write_text(json.dumps(numbers) + '\n')
-    animate(found, points, options.output / 'boundaries.gif')
+    write_json(options.output / 'numbers.json', kept.origin() | as_data(found, options.seeds))
+    points = clouds(options.seeds[0])
+    animate(found[0], points, options.output / 'boundaries.gif')
     page = options.output / 'page.html'
-    page.write_text(written(found, points, shown, options))
+    page.write_text(written(found, points, shown, options.seeds))
     console.print(f'page: {page}', markup=False)
+
+
+def as_data(found: Sequence[Outcome], seeds: Sequence[int]) -> dict[str, Any]:
+    """What was measured, as data: by variant ``[seeds, records, …]``."""
+    accuracies = np.stack([one.accuracies for one in found]).round(4)
+    agreement = np.stack([one.agreement for one in found]).round(4)
+    return {
+        'seeds': list(seeds),
+        'steps': found[0].steps.tolist(),
+        'accuracies': {name: accuracies[:, i].tolist() for i, name in enumerate(VARIANTS)},
+        'agreement': {name: agreement[:, i].tolist() for i, name in enumerate(VARIANTS)},
+    }
 
 
 def clouds(seed: int) -> np.ndarray:
@@ -171,56 +180,66 @@ def measure(points: np.ndarray, steps: int, seed: int) -> Outcome:
     )
 
 
-def answer(found: Outcome) -> str:
+def balanced_accuracy(found: Sequence[Outcome]) -> np.ndarray:
+    """In percent, ``[seeds, variants, records]``."""
+    return 100 * np.stack([one.accuracies for one in found]).mean(-1)
+
+
+def answer(found: Sequence[Outcome]) -> str:
     """In words: the accuracies at the end, and who is nearest to the ideal rule."""
-    last = found.accuracies[:, -1].mean(-1)
     test_points, labels = balanced_test(0)
-    best = float((ideal(test_points) == labels).mean())
-    told = ', '.join(f'{name} {value:.0%}' for name, value in zip(VARIANTS, last, strict=True))
-    at = int(found.agreement[:, -1].argmax())
-    nearest, on_the_way = list(VARIANTS)[at], found.accuracies[at].mean(-1)
+    best = 100 * float((ideal(test_points) == labels).mean())
+    accuracy, steps = balanced_accuracy(found), found[0].steps
+    told = ', '.join(
+        f'{name} {number(*over_seeds(accuracy[:, i, -1]), digits=1)} %'
+        for i, name in enumerate(VARIANTS)
+    )
+    agreement = 100 * np.stack([one.agreement for one in found])[..., -1]
+    at = int(agreement.mean(0).argmax())
+    peak = int(accuracy[:, at].mean(0).argmax())
     return (
-        f'On a balanced test, after {found.steps[-1]:,} steps: {told}; the ideal rule {best:.0%}. '
-        f'Nearest to the ideal rule is {nearest}, which agrees with it on '
-        f'{found.agreement[at, -1]:.0%}; it was best after {found.steps[on_the_way.argmax()]:,} '
-        f'steps, with an accuracy of {on_the_way.max():.0%}.'
+        f'On a balanced test, after {steps[-1]:,} steps: {told}; the ideal rule {best:.0f} %. '
+        f'Nearest to the ideal rule is {list(VARIANTS)[at]}, which agrees with it on '
+        f'{number(*over_seeds(agreement[:, at]), digits=1)} %; it was best after '
+        f'{steps[peak]:,} steps, with {number(*over_seeds(accuracy[:, at, peak]), digits=1)} %.'
     )
 
 
 def written(
-    found: Outcome, points: np.ndarray, shown: Sequence[int], options: argparse.Namespace
+    found: Sequence[Outcome], points: np.ndarray, shown: Sequence[int], seeds: Sequence[int]
 ) -> str:
     """The page."""
+    accuracies = 100 * np.stack([one.accuracies for one in found])[:, :, -1]
+    agreement = 100 * np.stack([one.agreement for one in found])[..., -1]
     rows = [
         {
             'method': name,
             **{
-                f'{n:,} drawn from, %': f'{100 * a:.0f}'
-                for n, a in zip(COUNTS, accuracy, strict=True)
+                f'{n:,} drawn from, %': number(*over_seeds(accuracies[:, i, j]), digits=0)
+                for j, n in enumerate(COUNTS)
             },
-            'balanced accuracy, %': f'{100 * accuracy.mean():.1f}',
-            'agrees with the ideal rule, %': f'{100 * agrees:.1f}',
+            'balanced accuracy, %': number(*over_seeds(accuracies[:, i].mean(-1)), digits=1),
+            'agrees with the ideal rule, %': number(*over_seeds(agreement[:, i]), digits=1),
         }
-        for name, accuracy, agrees in zip(
-            VARIANTS, found.accuracies[:, -1], found.agreement[:, -1], strict=True
-        )
+        for i, name in enumerate(VARIANTS)
     ]
     caption = (
         'Predicted class over the plane after more and more steps; dots are training points (100 '
-        'of the largest class), crosses the centres. Dashed: the ideal boundaries.'
+        'of the largest class), crosses the centres. Dashed: the ideal boundaries. The first seed.'
     )
     body = f'<p class="finding">{answer(found)}</p>\n{table(rows)}<h2>Figures</h2>\n'
-    body += embedded(surfaces(found, points, shown), caption, 'Decision surfaces over steps')
+    body += embedded(surfaces(found[0], points, shown), caption, 'Decision surfaces over steps')
     over_time = (
         'Left: mean accuracy of the classes on fresh balanced draws. Right: the share of them that '
-        'is labelled as by the ideal rule.'
+        'is labelled as by the ideal rule. Lines: the mean over seeds; shaded, from the lowest to '
+        'the highest.'
     )
     body += embedded(over_steps(found), over_time, 'Accuracy over steps')
     footer = (
-        f'Written by <code>python -m experiments.toy_boundaries --scale {options.scale}</code>, '
-        f'seed {options.seed}: clouds of {", ".join(f"{n:,}" for n in COUNTS)} points, network '
-        f'2-{WIDTH}-{WIDTH}-3, batches of {BATCH}, SGD {RATE} with momentum {MOMENTUM}; '
-        '<code>boundaries.gif</code> beside this page moves.'
+        f'{kept.written_by()}: seeds {", ".join(map(str, seeds))}, mean and standard deviation; '
+        f'clouds of {", ".join(f"{n:,}" for n in COUNTS)} points, network 2-{WIDTH}-{WIDTH}-3, '
+        f'batches of {BATCH}, SGD {RATE} with momentum {MOMENTUM}; <code>boundaries.gif</code> '
+        'beside this page moves.'
     )
     return document('Decision boundaries of a toy', body, footer)
 
@@ -264,15 +283,19 @@ def surface(axes: Axes, classes: np.ndarray, points: np.ndarray) -> None:
 
 
 @styled
-def over_steps(found: Outcome) -> Figure:
+def over_steps(found: Sequence[Outcome]) -> Figure:
     """Accuracy and agreement on the way."""
     drawing = new_figure(WIDE)
     left, right = drawing.subplots(1, 2)
-    for i, name in enumerate(VARIANTS):
-        left.plot(found.steps, 100 * found.accuracies[i].mean(-1), label=name, color=LINES[i])
-        right.plot(found.steps, 100 * found.agreement[i], color=LINES[i])
-    left.set_ylabel('balanced accuracy, %')
-    right.set_ylabel('agrees with the ideal rule, %')
+    steps, agreement = found[0].steps, 100 * np.stack([one.agreement for one in found])
+    for axes, values, heading in (
+        (left, balanced_accuracy(found), 'balanced accuracy, %'),
+        (right, agreement, 'agrees with the ideal rule, %'),
+    ):
+        for name, color, curves in zip(VARIANTS, LINES, values.swapaxes(0, 1), strict=False):
+            axes.plot(steps, curves.mean(0), label=name, color=color)
+            axes.fill_between(steps, curves.min(0), curves.max(0), color=color, alpha=0.15, lw=0)
+        axes.set_ylabel(heading)
     for axes in (left, right):
         axes.set_xscale('log')
         axes.set_xlabel('step')

@@ -8,6 +8,7 @@ from typing import Any
 
 from balms_jax.models import NETWORKS
 from balms_jax.report.html import document, embedded
+from experiments import kept
 from experiments.costs import figures
 from experiments.costs.goals import (
     COLUMNS,
@@ -83,8 +84,7 @@ def page(facts: Mapping[str, Any], records: Sequence[Record], goals: Sequence[Go
     body = f'<p class="facts">{QUESTION}</p>\n'
     body += f'<p class="finding">{escape(answer(records, goals))}</p>\n'
     body += ''.join(f'<h2>{title}</h2>\n{part}\n' for title, part in sections.items())
-    footer = 'Written by <code>experiments/meta_cost.py</code>.'
-    return document('What the meta-gradient costs', body, footer)
+    return document('What the meta-gradient costs', body, f'{kept.written_by()}.')
 
 
 def answer(records: Sequence[Record], goals: Sequence[Goal]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from balms_jax.report.html import document, embedded, table
 from balms_jax.training.records import write_json
+from experiments import kept
 from experiments.laboratory import conclusions, figures, tables
 from experiments.laboratory.conclusions import Parts
 
@@ -79,8 +80,8 @@ def page(parts: Parts, machine: dict[str, Any]) -> str:
     return document(
         'How good is each meta-gradient?',
         body,
-        'Written by <code>experiments/meta_gradients.py</code>. Every sentence with a number is '
-        'computed from the files beside this page.',
+        f'{kept.written_by()}. Every sentence with a number is computed from the files beside this '
+        'page.',
     )
 
 

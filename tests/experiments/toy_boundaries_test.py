@@ -36,12 +36,15 @@ def test_training_points_are_sorted_by_class():
 def test_the_smoke_scale_ends_in_a_page(tmp_path, monkeypatch):
     """Surfaces, curves, an animation; every number a share."""
     monkeypatch.setattr(toy_boundaries, 'FRAMES', 3)
-    monkeypatch.setattr(sys, 'argv', ['toy', '--scale', 'smoke', '--output', str(tmp_path)])
+    monkeypatch.setattr(
+        sys, 'argv', ['toy', '--scale', 'smoke', '--output', str(tmp_path), '--seeds', '0', '1']
+    )
     toy_boundaries.main()
     numbers = json.loads((tmp_path / 'numbers.json').read_text())
     assert numbers['steps'] == [100, 200, 300]
     for name in toy_boundaries.VARIANTS:
-        assert np.shape(numbers['accuracies'][name]) == (3, 3)
-        assert 0.2 < numbers['agreement'][name][-1] <= 1
+        assert np.shape(numbers['accuracies'][name]) == (2, 3, 3)
+        assert 0.2 < numbers['agreement'][name][1][-1] <= 1
+    assert numbers['accuracies']['softmax'][0] != numbers['accuracies']['softmax'][1]
     assert (tmp_path / 'boundaries.gif').read_bytes().startswith(b'GIF8')
     assert (tmp_path / 'page.html').read_text().count('<figure') == 2
