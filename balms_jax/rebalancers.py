@@ -35,6 +35,8 @@ class Rebalancer(NamedTuple):
     real_weights: Callable[[PyTree, jax.Array | None, Draw, jax.Array], jax.Array] | None = None
     """(ψ after its step, ∂L_meta/∂z [batch] if the mode makes it, batch, losses [batch]) → w of the
     real step, [batch]; None: the step that was looked through is the real one"""
+    sums_trial: bool = False
+    """whether a trial step is along the sum of the batch's losses, not along their mean"""
 
 
 def meta_sampler(
@@ -287,7 +289,8 @@ def class_balanced_domain_adaptation(
     .. math:: w_b = \frac{C}{Z} \frac{1 - \beta}{1 - \beta^{n_{y_b}}} + \epsilon_b,
         \qquad \epsilon_b = -\gamma\, \partial L_{meta} / \partial \epsilon_b
 
-    through a trial step at ε = 0. Nothing is kept from step to step.
+    through a trial step at ε = 0 along the gradient of Σ w ℓ over the batch; the real step is
+    along that of their mean. Nothing is kept from step to step.
 
     Args:
         class_counts: n, ``[classes]``, whole numbers.
@@ -330,6 +333,7 @@ def class_balanced_domain_adaptation(
         weights,
         lambda psi: {'loss_weights': of_class},
         real_weights=real_weights,
+        sums_trial=True,
     )
 
 

@@ -348,8 +348,10 @@ def _meta_step(parts: _Parts, rebalancer: Rebalancer) -> Step:
             logits, _ = task.logits(params, state.batch_stats, inputs, True)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), None
 
-        # A trial step is plain SGD at the real one's rate, and thrown away.
-        optimizer = parts.optimizer if real_weights is None else optax.sgd(rate)
+        # A trial step is plain SGD at the real one's rate, and thrown away; along the sum of the
+        # losses it is one along their mean at as many times the rate.
+        times = parts.stage.batch_size if rebalancer.sums_trial else 1
+        optimizer = parts.optimizer if real_weights is None else optax.sgd(times * rate)
         out = meta_gradients.value_and_meta_grad(
             _train_loss(parts, rebalancer, state),
             meta_loss,

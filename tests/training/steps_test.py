@@ -5,8 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from balms_jax import priors
 from balms_jax.data import resident
 from balms_jax.training import draws, recipe, state, steps
 
@@ -138,9 +140,30 @@ def test_a_learned_adjustment_moves_towards_the_prior():
     assert metrics['log_adjustment'].shape == (20, 3)
 
 
-def test_the_trial_step_is_thrown_away():
-    """With every weight equal the real step is the plain one, whatever the trial step did."""
+def test_the_correction_of_jamal_et_al_is_that_of_a_trial_step_along_the_sum():
+    """Their algorithm written out: θ̂ = θ − lr ∇Σ(w + ε)ℓ, ε = −γ ∂L_meta/∂ε, then the mean's step.
+
+    A trial along the mean would make the correction as many times smaller as the batch is large.
+    """
     stage = flat_stage('class_balanced_domain_adaptation', mode='per_example')
+    rebalancer = steps.make_rebalancer(stage.meta, COUNTS)
+    features, key = jax.random.normal(jax.random.key(1), (1, sum(COUNTS), 2)), jax.random.key(0)
+    draw = draws.of_training_set(stage, COUNTS, rebalancer, key, 0, ())
+    meta_draw = draws.of_meta_set(stage.meta, COUNTS, key, 0)
+    rate = steps.learning_rate(stage.optimizer, stage.steps)(0)
+    w = priors.class_balanced_weights(COUNTS)[draw.classes]
+
+    def losses(theta, of):
+        logits = features[0][of.examples] @ theta
+        return optax.softmax_cross_entropy_with_integer_labels(logits, of.classes)
+
+    def meta_loss(epsilon):
+        theta = jnp.zeros((2, 3))
+        gradient = jax.grad(lambda theta: ((w + epsilon) * losses(theta, draw)).sum())(theta)
+        return losses(theta - rate * gradient, meta_draw).mean()
+
+    correction = -0.01 * jax.grad(meta_loss)(jnp.zeros_like(w))
+    slope = jax.grad(lambda theta: (correction * losses(theta, draw)).mean())(jnp.zeros((2, 3)))
     after, _ = take_steps(stage, 1)
     plain = dataclasses.replace(
         flat_stage('none'),
@@ -148,9 +171,9 @@ def test_the_trial_step_is_thrown_away():
         loss=recipe.Loss(tau=0.0, class_weights='class_balanced'),
     )
     before, _ = take_steps(plain, 1)
-    # The correction of a weight is 0.01 ∂L_meta/∂z, some thousandths.
-    np.testing.assert_allclose(after.trained['w'], before.trained['w'], atol=1e-4)
-    assert np.any(after.trained['w'] != before.trained['w'])
+    moved = after.trained['w'] - before.trained['w']
+    np.testing.assert_allclose(moved, -rate * slope, rtol=1e-3, atol=1e-9)
+    assert np.abs(moved).max() > 1e-6
 
 
 def test_learning_to_reweight_steps_along_the_meta_gradient():
