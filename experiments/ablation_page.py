@@ -87,11 +87,14 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
 
 
 def final_train_loss(run: Run) -> float:
-    """The mean loss of the last ten steps that a record keeps, nats; NaN where it keeps none."""
-    stage, _ = run.stages[-1]
-    steps = (line for line in run.metrics.get('train', []) if line['stage'] == stage)
-    kept_losses = [line['loss'] for line in steps if line['step'] % kept.TRAIN_LINES == 0]
-    return float(np.mean(kept_losses[-10:])) if kept_losses else math.nan
+    """The mean loss of the last steps of the last stage, as many as a record keeps, nats."""
+    stage, steps = run.stages[-1]
+    losses = [
+        line['loss']
+        for line in run.metrics.get('train', [])
+        if line['stage'] == stage and line['step'] > steps - kept.LAST_LINES
+    ]
+    return float(np.mean(losses)) if losses else math.nan
 
 
 def orderings_of(rows: Sequence[Row]) -> list[Ordering]:
@@ -216,7 +219,7 @@ def table_of(rows: Sequence[Row]) -> str:
                 if theirs
                 else '–',
                 'standard error': number(error, digits=1),
-                'training loss': number(row.train_loss),
+                'training loss, its own': number(row.train_loss),
                 'parameters': f'{row.facts["parameter_count"]:,}',
                 'meta set': row.facts['meta_set'] or 'none',
             }

@@ -86,8 +86,9 @@ def train_all(
     *,
     records: Path | None = None,
     together: bool = False,
+    page_only: bool = False,
 ) -> list[Path]:
-    """Trains what is not trained yet; returns every run's directory, or its record.
+    """Trains what is not trained yet; returns every finished run's directory, or its record.
 
     Args:
         config: gives a method's config.
@@ -96,6 +97,7 @@ def train_all(
         folder: of the runs, ``<method>-<seed>`` each; finished ones are skipped.
         records: of the small files of runs that are finished elsewhere, which are skipped too.
         together: whether a method's seeds are trained under one ``vmap``.
+        page_only: whether nothing is trained.
     """
     recipes = {method: from_config(config(method)) for method in methods}  # Refused now, or never.
     begun = {name: from_config(config(name)) for name in END_TO_END} | recipes
@@ -121,7 +123,7 @@ def train_all(
             check_workdir(spec.workdir, spec.config or {})
             if records:
                 check_workdir(records / spec.workdir.name, spec.config or {})
-            if not finished(spec.workdir.name, folder, records):
+            if not page_only and not finished(spec.workdir.name, folder, records):
                 left.append(spec)
         for group in [left] if together and left else [[spec] for spec in left]:
             named = ' '.join(str(spec.recipe.seed) for spec in group)

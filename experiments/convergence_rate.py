@@ -24,6 +24,7 @@ Found     r of 1.30 (1.14 to 1.44) under softmax and 1.27 (1.08 to 1.47) under B
 """
 
 import argparse
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -45,7 +46,7 @@ from balms_jax.training.inputs import feature_extractor
 from balms_jax.training.measures import classified
 from balms_jax.training.stage_states import load_trained
 from experiments import whole_runs
-from experiments.whole_runs import Variant
+from experiments.whole_runs import Question, Variant
 
 TAUS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 MEASURED = {'softmax_decoupled': 'softmax', 'balanced_softmax_decoupled': 'Balanced Softmax'}
@@ -76,6 +77,18 @@ SIZES = {
 }
 VARIANTS = SWEEP | SIZES
 FEW = (*MEASURED, *list(SIZES)[:2], 'tau_0', 'tau_1')
+FACTORS = (10.0, 100.0, 200.0)
+QUESTION = Question(
+    'convergence_rate',
+    'Which τ does the rate of convergence call for?',
+    ('softmax', *MEASURED, *SIZES, *SWEEP),
+    FEW,
+    needed=(*MEASURED, 'tau_0', 'tau_1'),
+    variants=VARIANTS,
+    factors={'cpu': FACTORS, 'paper': FACTORS},
+    several=True,
+)
+OF_SIZES = dataclasses.replace(QUESTION, needed=())
 
 
 class Gaps(NamedTuple):
@@ -96,23 +109,16 @@ class Rate(NamedTuple):
 
 def main() -> None:
     """Runs the experiment."""
-    factors = (10.0, 100.0, 200.0)
-    options = whole_runs.options_of(
-        __doc__,
-        'convergence_rate',
-        ('softmax', *MEASURED, *SIZES, *SWEEP),
-        FEW,
-        factors={'cpu': factors, 'paper': factors},
-        variants=VARIANTS,
-    )
+    options = whole_runs.options_of(__doc__, QUESTION)
     sized = [name for name in options.methods if name in SIZES]
     options.methods = [name for name in options.methods if name not in SIZES]
-    runs = whole_runs.train(options, VARIANTS)
+    runs = whole_runs.train(options, QUESTION)
     middle = sorted(options.imbalance_factors)[len(options.imbalance_factors) // 2]
     smaller = argparse.Namespace(
         **{**vars(options), 'imbalance_factors': [middle], 'methods': sized}
     )
-    runs += whole_runs.train(smaller, VARIANTS)
+    if sized:
+        runs += whole_runs.train(smaller, OF_SIZES)
     measured = {
         words: gaps_of([run for run in runs if _measures(run, method)])
         for method, words in MEASURED.items()
@@ -127,10 +133,7 @@ def main() -> None:
         'a line an imbalance factor; shaded, r / 2 by either loss with its interval.'
     )
     drawn = [embedded(figure(measured, rates, swept), caption, 'Gaps and the sweep of τ')]
-    title = 'Which τ does the rate of convergence call for?'
-    whole_runs.write_page(
-        options, 'convergence_rate', title, answer(rates, swept), rows, drawn, runs
-    )
+    whole_runs.write_page(options, QUESTION, answer(rates, swept), rows, drawn, runs)
     whole_runs.keep(smaller)
 
 

@@ -15,6 +15,7 @@ Found     for Balanced Softmax 63.8 ± 0.6 on features of CBS, 57.2 ± 1.9 on it
 
 from balms_jax.report.comparison import Replicates
 from experiments import whole_runs
+from experiments.whole_runs import Question
 
 SOURCES = {  # method: (the features', the classifier's)
     'softmax_decoupled': ('softmax', 'softmax'),
@@ -27,24 +28,25 @@ SOURCES = {  # method: (the features', the classifier's)
 BEGINNINGS = ('softmax', 'balanced_softmax', 'softmax_cbs')
 PUBLISHED = dict(zip(SOURCES, (69.5, 76.6, 78.5, 77.0, 68.2), strict=True))
 FEW = ('balanced_softmax_decoupled', 'balanced_softmax_on_cbs_features')
+QUESTION = Question(
+    'feature_sources',
+    'Which features, which classifier?',
+    (*BEGINNINGS, *SOURCES),
+    FEW,
+    needed=('balanced_softmax_decoupled',),
+    factors={'paper': (200.0,)},
+)
 
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(
-        __doc__,
-        'feature_sources',
-        (*BEGINNINGS, *SOURCES),
-        FEW,
-        factors={'paper': (200.0,)},
-    )
-    trained = whole_runs.train(options)
+    options = whole_runs.options_of(__doc__, QUESTION)
+    trained = whole_runs.train(options, QUESTION)
     runs = [run for run in trained if run.facts['method'] in SOURCES]
     groups, figures = whole_runs.figures_of(runs)
     rows = [row(group) for group in groups]
-    title = 'Which features, which classifier?'
     drawn = figures.accuracy()[:2]
-    whole_runs.write_page(options, 'feature_sources', title, answer(groups), rows, drawn, runs)
+    whole_runs.write_page(options, QUESTION, answer(groups), rows, drawn, runs)
 
 
 def row(group: Replicates) -> dict[str, str]:

@@ -28,6 +28,7 @@ from balms_jax.report.html import embedded
 from balms_jax.training.inputs import feature_extractor
 from balms_jax.training.stage_states import load_trained
 from experiments import whole_runs
+from experiments.whole_runs import Question
 
 METHODS = ('softmax', 'softmax_cbs', 'balanced_softmax')
 FEW = ('softmax', 'balanced_softmax')
@@ -51,10 +52,18 @@ class Told(NamedTuple):
     labels: np.ndarray  # [examples]
 
 
+QUESTION = Question(
+    'feature_space',
+    'What do the features look like?',
+    METHODS,
+    FEW,
+)
+
+
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, 'feature_space', METHODS, FEW)
-    runs = whole_runs.train(options)
+    options = whole_runs.options_of(__doc__, QUESTION)
+    runs = whole_runs.train(options, QUESTION)
     groups, _ = whole_runs.figures_of(runs)
     rows = [row(group) for group in groups]
     caption = (
@@ -64,8 +73,7 @@ def main() -> None:
     shown = {group.label: told_of(group.first) for group in groups}
     names = [plain(name) for name in runs[0].class_names]
     drawn = [embedded(maps(shown, names), caption, 't-SNE of features')]
-    title = 'What do the features look like?'
-    whole_runs.write_page(options, 'feature_space', title, answer(groups), rows, drawn, runs)
+    whole_runs.write_page(options, QUESTION, answer(groups), rows, drawn, runs)
 
 
 def told_of(run: Run) -> Told:
@@ -130,6 +138,7 @@ def row(group: Replicates) -> dict[str, str]:
 
     return {
         'features of': group.label,
+        'seeds': whole_runs.seeds_of(group),
         'neighbours of the same class %': told(purities, scale=100, digits=1),
         'rarer half %': told(purities[:, tail], scale=100, digits=1),
         'Fisher ratio': told(ratios),

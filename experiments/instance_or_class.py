@@ -21,22 +21,30 @@ from balms_jax.rebalancers import REBALANCERS
 from balms_jax.report import Run
 from balms_jax.report.comparison import Replicates
 from experiments import whole_runs
+from experiments.whole_runs import Question
 
 BY_CLASS = ('balms', 'meta_reweighter', 'softmax_decoupled_meta_sampler')
 BY_EXAMPLE = ('learning_to_reweight', 'meta_weight_net', 'class_balanced_domain_adaptation')
 METHODS = ('softmax', *BY_CLASS, *BY_EXAMPLE)
 FEW = ('balms', 'learning_to_reweight')
+QUESTION = Question(
+    'instance_or_class',
+    'Weights of examples, or rates of classes?',
+    METHODS,
+    FEW,
+    needed=('balms',),
+)
 
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, 'instance_or_class', METHODS, FEW)
-    runs = [run for run in whole_runs.train(options) if run.facts['method'] != 'softmax']
+    options = whole_runs.options_of(__doc__, QUESTION)
+    trained = whole_runs.train(options, QUESTION)
+    runs = [run for run in trained if run.facts['method'] != 'softmax']
     groups, figures = whole_runs.figures_of(runs)
     rows = [row(group) for group in groups]
-    title = 'Weights of examples, or rates of classes?'
     drawn = figures.accuracy()[:2]
-    whole_runs.write_page(options, 'instance_or_class', title, answer(groups), rows, drawn, runs)
+    whole_runs.write_page(options, QUESTION, answer(groups), rows, drawn, runs)
 
 
 def learned_numbers(run: Run) -> str:
@@ -48,10 +56,15 @@ def learned_numbers(run: Run) -> str:
 
 
 def images_per_second(run: Run) -> float:
-    """Of the last stage, the median over its checkpoints."""
+    """Of the last stage, at its last checkpoint: nothing is compiled any more."""
     lines = [json.loads(line) for line in (run.path / 'throughput.jsonl').read_text().splitlines()]
-    last = [line['images_per_second'] for line in lines if line['stage'] == run.stages[-1][0]]
-    return float(np.median(last))
+    last = [line for line in lines if line['stage'] == run.stages[-1][0]][-1]
+    return float(last['images_per_second'])
+
+
+def trains_all(run: Run) -> bool:
+    """Whether the last stage trains the whole network, not a classifier on cached features."""
+    return str(run.config[run.stages[-1][0]]['trains']) == 'all'
 
 
 def row(group: Replicates) -> dict[str, str]:
@@ -62,6 +75,7 @@ def row(group: Replicates) -> dict[str, str]:
         'method': group.label,
         'learns for': 'classes' if by_class else 'examples',
         'learned numbers': learned_numbers(group.first),
+        'second stage': 'whole network' if trains_all(group.first) else 'classifier',
         **whole_runs.accuracies(group),
         'images/s': f'{speeds.mean():,.0f}',
     }
@@ -75,9 +89,11 @@ def answer(groups: list[Replicates]) -> str:
         if found:
             best = max(found, key=lambda group: float(group.statistics('top1')[0]))
             mean, spread = best.statistics('top1')
+            whole = ', which trains the whole network on' if trains_all(best.first) else ''
             told.append(
-                f'Of those that learn for {kind}, {best.label} is first with '
-                f'{whole_runs.number(mean, spread, scale=100, digits=1)} %'
+                f'Of those that learn for {kind}, {best.label}{whole} is first with '
+                f'{whole_runs.number(mean, spread, scale=100, digits=1)} % '
+                f'(seeds {whole_runs.seeds_of(best)})'
             )
     return '. '.join(told) + '.'
 

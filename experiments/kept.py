@@ -8,12 +8,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from balms_jax.training.records import write_json
 
 RESULTS = Path(__file__).parent / 'results'
 HELP = 'of the page; if not given experiments/results/…, runs/smoke/… of the smoke scale'
-TRAIN_LINES = 100  # steps: of the losses of single steps, one in so many is kept
+# Of the losses of single steps one in so many is kept, and as many as these of a stage's end.
+TRAIN_LINES, LAST_LINES = 100, 100
 
 
 def page_folder(name: str, scale: str, given: Path | None) -> Path:
@@ -67,15 +69,26 @@ def keep_run(run: Path, record: Path) -> None:
         run: its directory.
         record: the directory of the copy, which ``read_run`` reads as it does the run's own.
     """
-    record.mkdir(parents=True, exist_ok=True)
-    for file in [*run.glob('*.json'), run / 'throughput.jsonl']:
-        shutil.copyfile(file, record / file.name)
-    config = json.loads((run / 'config.json').read_text())
+    config = _read(run / 'config.json')
     config['data']['data_dir'] = ''  # Where the data lay is a fact of one machine.
-    write_json(record / 'config.json', config)
-    with (run / 'metrics.jsonl').open() as lines, (record / 'metrics.jsonl').open('w') as kept:
-        kept.writelines(line for line in lines if _stays(json.loads(line)))
+    lengths = {stage['name']: stage['steps'] for stage in _read(run / 'run.json')['stages']}
+    unfinished = record.with_name(f'.{record.name}.unfinished')  # A copy that breaks off is none.
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    for file in [*run.glob('*.json'), *run.glob('throughput.jsonl')]:
+        shutil.copyfile(file, unfinished / file.name)
+    write_json(unfinished / 'config.json', config)
+    lines = (run / 'metrics.jsonl').read_text().splitlines(keepends=True)
+    stay = (line for line in lines if _stays(json.loads(line), lengths))
+    (unfinished / 'metrics.jsonl').write_text(''.join(stay))
+    shutil.rmtree(record, ignore_errors=True)
+    unfinished.rename(record)
 
 
-def _stays(line: Mapping[str, object]) -> bool:
-    return line['kind'] != 'train' or int(str(line['step'])) % TRAIN_LINES == 0
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def _stays(line: Mapping[str, Any], lengths: Mapping[str, int]) -> bool:
+    last = line['step'] > lengths[line['stage']] - LAST_LINES
+    return line['kind'] != 'train' or last or line['step'] % TRAIN_LINES == 0

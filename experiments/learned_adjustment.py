@@ -30,17 +30,26 @@ from balms_jax.report.html import embedded
 from balms_jax.training.stage_states import load_trained
 from experiments import whole_runs
 from experiments.convergence_rate import SWEEP, tau_of
+from experiments.whole_runs import Question
 
 BEGINNING = 'softmax'  # Its own row is not shown.
 FOUND = ('learned_adjustment', 'cost_sensitive')
 METHODS = (BEGINNING, 'softmax_decoupled', 'balanced_softmax_decoupled', *FOUND, *SWEEP)
 FEW = ('balanced_softmax_decoupled', *FOUND, 'tau_0', 'tau_1')
+QUESTION = Question(
+    'learned_adjustment',
+    'Is the derived adjustment found by a search?',
+    METHODS,
+    FEW,
+    needed=('learned_adjustment',),
+    variants=SWEEP,
+)
 
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, 'learned_adjustment', METHODS, FEW, variants=SWEEP)
-    trained = whole_runs.train(options, SWEEP)
+    options = whole_runs.options_of(__doc__, QUESTION)
+    trained = whole_runs.train(options, QUESTION)
     swept = [run for run in trained if whole_runs.name_of(run) in SWEEP]
     runs = [run for run in trained if whole_runs.name_of(run) not in (BEGINNING, *SWEEP)]
     groups, figures = whole_runs.figures_of(runs)
@@ -57,8 +66,7 @@ def main() -> None:
         embedded(adjustments(learned, searched, swept), caption, 'Learned log adjustment'),
         *figures.accuracy(),
     ]
-    title = 'Is the derived adjustment found by a search?'
-    whole_runs.write_page(options, 'learned_adjustment', title, answer(groups), rows, drawn, runs)
+    whole_runs.write_page(options, QUESTION, answer(groups), rows, drawn, runs)
 
 
 def final_adjustment(run: Run) -> np.ndarray:

@@ -16,27 +16,27 @@ import numpy as np
 
 from balms_jax.report.comparison import Replicates, format_statistic
 from experiments import whole_runs
+from experiments.whole_runs import Question
 
 METHODS = ('softmax_decoupled_meta_sampler', 'balms')
+QUESTION = Question(
+    'learned_rates',
+    'Learned sampling rates',
+    METHODS,
+    METHODS,
+    needed=METHODS,
+    factors={'paper': (200.0,)},
+    datasets={'paper': ('cifar100',)},
+)
 
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(
-        __doc__,
-        'learned_rates',
-        METHODS,
-        METHODS,
-        factors={'paper': (200.0,)},
-        datasets={'paper': ('cifar100',)},
-    )
-    runs = whole_runs.train(options)
+    options = whole_runs.options_of(__doc__, QUESTION)
+    runs = whole_runs.train(options, QUESTION)
     groups, figures = whole_runs.figures_of(runs)
     rows = [row(group) for group in groups]
-    title = 'Learned sampling rates'
-    whole_runs.write_page(
-        options, 'learned_rates', title, answer(groups), rows, figures.learned(), runs
-    )
+    whole_runs.write_page(options, QUESTION, answer(groups), rows, figures.learned(), runs)
 
 
 def final_rates(group: Replicates) -> np.ndarray:
@@ -50,6 +50,7 @@ def row(group: Replicates) -> dict[str, str]:
     rates = final_rates(group)
     return {
         'method': group.label,
+        'seeds': whole_runs.seeds_of(group),
         'variance over classes': whole_runs.number(*whole_runs.over_seeds(rates.var(1)), digits=3),
         'rate of the largest class': whole_runs.number(*whole_runs.over_seeds(rates[:, 0])),
         'rate of the smallest class': whole_runs.number(*whole_runs.over_seeds(rates[:, -1])),

@@ -16,6 +16,7 @@ import numpy as np
 
 from balms_jax.report.comparison import Replicates, format_statistic
 from experiments import whole_runs
+from experiments.whole_runs import Question
 
 METHODS = (
     'softmax',
@@ -27,17 +28,22 @@ METHODS = (
     'balms',
 )
 FEW = ('softmax', 'balanced_softmax')
+QUESTION = Question(
+    'marginal_likelihood',
+    'Marginal likelihood: whom does each method favour?',
+    METHODS,
+    FEW,
+)
 
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, 'marginal_likelihood', METHODS, FEW)
-    runs = whole_runs.train(options)
+    options = whole_runs.options_of(__doc__, QUESTION)
+    runs = whole_runs.train(options, QUESTION)
     groups, figures = whole_runs.figures_of(runs)
     rows = [row(group) for group in groups]
-    title = 'Marginal likelihood: whom does each method favour?'
     drawn = figures.balance()[:1]
-    whole_runs.write_page(options, 'marginal_likelihood', title, answer(groups), rows, drawn, runs)
+    whole_runs.write_page(options, QUESTION, answer(groups), rows, drawn, runs)
 
 
 def relative(group: Replicates) -> np.ndarray:
@@ -56,9 +62,11 @@ def row(group: Replicates) -> dict[str, str]:
     ratios = relative(group)
     return {
         'method': group.label,
+        'seeds': whole_runs.seeds_of(group),
         'largest class, C p(y)': f'{ratios[0]:.2f}',
         'smallest class, C p(y)': f'{ratios[-1]:.2f}',
         'distance from level (rms)': f'{deviation(group):.2f}',
+        'of the class farthest from it': f'{np.abs(ratios - 1).max():.2f}',
         'top-1 %': format_statistic(group, 'top1'),
     }
 

@@ -14,9 +14,11 @@ Found     −1.19 with both, −0.18 with Balanced Softmax alone, whose loss sta
 """
 
 import math
+from collections.abc import Mapping
 
-from balms_jax.report.comparison import format_statistic
+from balms_jax.report.comparison import Replicates, format_statistic
 from experiments import whole_runs
+from experiments.whole_runs import Question, mean_and_error, number, over_seeds
 
 METHODS = (
     'softmax_decoupled',
@@ -25,59 +27,69 @@ METHODS = (
     'balanced_softmax_decoupled_cbs',
     'balms',
 )
-FEW = ('balanced_softmax_decoupled_cbs', 'balms')
+FEW = NEEDED = ('balanced_softmax_decoupled_cbs', 'balms')
 FIELD = 'gradient_weight_exponent'
+QUESTION = Question(
+    'over_balance',
+    'Over-balance: how often is the imbalance counted?',
+    METHODS,
+    FEW,
+    needed=NEEDED,
+)
 
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, 'over_balance', METHODS, FEW)
-    runs = whole_runs.train(options)
+    options = whole_runs.options_of(__doc__, QUESTION)
+    runs = whole_runs.train(options, QUESTION)
     groups, figures = whole_runs.figures_of(runs)
-    exponents = {g.first.facts['method']: g.statistics(FIELD) for g in groups}
-    rows = [
-        {
-            'method': group.label,
-            'exponent k': whole_runs.number(*exponents[group.first.facts['method']]),
-            'distance from −1': whole_runs.number(
-                exponents[group.first.facts['method']][0] + 1, sign=True
-            ),
-            'top-1 %': format_statistic(group, 'top1'),
-        }
+    exponents = {
+        group.first.facts['method']: {r.facts['seed']: float(r.final[FIELD]) for r in group.runs}
         for group in groups
-    ]
-    title = 'Over-balance: how often is the imbalance counted?'
-    whole_runs.write_page(
-        options, 'over_balance', title, answer(exponents), rows, figures.balance()[1:], runs
-    )
+    }
+    rows = [row(group, exponents[group.first.facts['method']]) for group in groups]
+    whole_runs.write_page(options, QUESTION, answer(exponents), rows, figures.balance()[1:], runs)
 
 
-def answer(exponents: dict[str, tuple[float, float]]) -> str:
-    """In words: the exponents of loss and sampler together, fixed and learned."""
-    fixed, learned = (
-        exponents[name] for name in ('balanced_softmax_decoupled_cbs', 'balms') if name in exponents
-    )
+def row(group: Replicates, exponents: Mapping[int, float]) -> dict[str, str]:
+    """A method: its exponents over seeds, and how far from balance."""
+    mean, spread = over_seeds([*exponents.values()])
+    return {
+        'method': group.label,
+        'seeds': whole_runs.seeds_of(group),
+        'exponent k': number(mean, spread),
+        'distance from −1': number(mean + 1, sign=True),
+        'top-1 %': format_statistic(group, 'top1'),
+    }
+
+
+def answer(exponents: Mapping[str, Mapping[int, float]]) -> str:
+    """In words: the exponents of loss and sampler together, fixed and learned.
+
+    Args:
+        exponents: by method and seed.
+    """
+    fixed, learned = (exponents[name] for name in NEEDED)
+    of_fixed, of_learned = (over_seeds([*each.values()])[0] for each in (fixed, learned))
     told = [
         'Balanced Softmax with class-balanced sampling ends with weights that go as n to the '
-        f'{whole_runs.number(fixed[0])}; with the learned sampler, to the '
-        f'{whole_runs.number(learned[0])}.'
+        f'{number(of_fixed)}; with the learned sampler, to the {number(of_learned)}.'
     ]
     if 'balanced_softmax_decoupled' in exponents:
-        alone = exponents['balanced_softmax_decoupled'][0]
-        told.append(f'The loss alone reaches {whole_runs.number(alone)}.')
-    closer = abs(learned[0] + 1) < abs(fixed[0] + 1)
-    spread = math.hypot(*(0 if math.isnan(s) else s for _, s in (fixed, learned)))
-    gap = abs(abs(learned[0] + 1) - abs(fixed[0] + 1))
+        alone, _ = over_seeds([*exponents['balanced_softmax_decoupled'].values()])
+        told.append(f'The loss alone reaches {number(alone)}.')
+    seeds = sorted(fixed.keys() & learned.keys())
+    nearer, error = mean_and_error([abs(fixed[s] + 1) - abs(learned[s] + 1) for s in seeds])
     told.append(
-        'One balance, −1, is '
-        + ('nearer' if closer else 'farther')
+        f'One balance, −1, is {number(abs(nearer), error)} '
+        + ('nearer' if nearer > 0 else 'farther')
         + ' with the learned sampler than with the fixed one'
         + (
-            ', by more than two standard deviations over seeds.'
-            if gap > 2 * spread > 0
+            ' (one seed).'
+            if math.isnan(error)
+            else ', more than two standard errors over seeds.'
+            if abs(nearer) > 2 * error
             else '; seeds do not tell the two distances apart.'
-            if spread
-            else ' (one seed).'
         )
     )
     return ' '.join(told)

@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from balms_jax.models import DTYPES
-from balms_jax.report import Run, read_run
+from balms_jax.report import Run, RunError, read_run
 from balms_jax.report.comparison import Replicates, format_statistic, group_runs
 from balms_jax.report.figure_style import method_colors
 from balms_jax.report.html import document, table
@@ -47,25 +47,41 @@ class Variant(NamedTuple):
 Variants = Mapping[str, Variant]
 
 
-def options_of(
-    description: str | None,
-    name: str,
-    methods: Sequence[str],
-    few: Sequence[str],
-    factors: Mapping[str, Sequence[float]] | None = None,
-    datasets: Mapping[str, Sequence[str]] | None = None,
-    variants: Variants | None = None,
-) -> argparse.Namespace:
-    """The command line of a question.
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What is asked of which runs.
+
+    Attributes:
+        name: of its module, and of the folder of its results.
+        title: of its page.
+        methods: of its runs, of which some may be asked for alone.
+        few: those of the smoke scale.
+        needed: those without which it has no answer.
+        variants: which of the methods are none of ``training.methods``, and what they are.
+        factors: imbalance factors by scale; 100 if it names none.
+        datasets: by scale; ``cifar10`` if it names none.
+        several: whether a page may be of several data sets and imbalance factors.
+        any_method: whether every method of ``training.methods`` may be asked for.
+    """
+
+    name: str
+    title: str
+    methods: Sequence[str]
+    few: Sequence[str]
+    needed: Sequence[str] = ()
+    variants: Variants = dataclasses.field(default_factory=dict)
+    factors: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    datasets: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    several: bool = False
+    any_method: bool = False
+
+
+def options_of(description: str | None, question: Question) -> argparse.Namespace:
+    """The command line of a question; ends the program where it asks for what cannot be told.
 
     Args:
         description: its module's docstring.
-        name: of the folder of its results.
-        methods: of its runs.
-        few: those of the smoke scale.
-        factors: imbalance factors by scale; 100 if None.
-        datasets: by scale; ``cifar10`` if None.
-        variants: what the question's runs are besides the methods, by name.
+        question: the question.
 
     Returns:
         scale, datasets, imbalance_factors, methods, seeds, data_dir, dtype, folder, records,
@@ -77,7 +93,8 @@ def options_of(
     parser.add_argument('--scale', choices=('smoke', 'cpu', 'paper'), default='cpu')
     parser.add_argument('--datasets', nargs='+', choices=('cifar10', 'cifar100'))
     parser.add_argument('--imbalance_factors', nargs='+', type=float)
-    parser.add_argument('--methods', nargs='+', choices=[*METHODS, *(variants or {})])
+    choices = list(METHODS) if question.any_method else question.methods
+    parser.add_argument('--methods', nargs='+', choices=choices)
     parser.add_argument('--seeds', nargs='+', type=int)
     parser.add_argument('--data_dir', default='')
     parser.add_argument(
@@ -106,37 +123,52 @@ def options_of(
     options.datasets = (
         ['digits']
         if smoke
-        else options.datasets or (datasets or {}).get(options.scale, ('cifar10',))
+        else options.datasets or question.datasets.get(options.scale, ('cifar10',))
     )
     options.imbalance_factors = (
         [40.0]
         if smoke
-        else options.imbalance_factors or (factors or {}).get(options.scale, (100.0,))
+        else options.imbalance_factors or question.factors.get(options.scale, (100.0,))
     )
-    options.methods = options.methods or (few if smoke else methods)
+    options.methods = options.methods or (question.few if smoke else question.methods)
     options.seeds = options.seeds or ([0] if smoke else [0, 1, 2])
-    options.output = kept.page_folder(name, options.scale, options.output)
+    options.output = kept.page_folder(question.name, options.scale, options.output)
+    if len(options.datasets) * len(options.imbalance_factors) > 1 and not question.several:
+        parser.error(
+            'wanted one data set and one imbalance factor: the page tells of one long tail'
+        )
+    if missing := set(question.needed) - set(options.methods):
+        parser.error(
+            f'--methods: got none of {", ".join(sorted(missing))}, without which there is no answer'
+        )
     return options
 
 
-def train(options: argparse.Namespace, variants: Variants | None = None) -> list[Run]:
-    """Trains what is not trained yet; with ``page_only`` nothing. Ends the program on failure."""
-    of = functools.partial(_config, options, variants or {})
-    found: list[Path | None] = []
+def train(options: argparse.Namespace, question: Question) -> list[Run]:
+    """Trains what is not trained yet; with ``page_only`` nothing.
+
+    Ends the program on a failure, where runs are of other settings, and where none is finished of a
+    method that the question needs.
+    """
+    found: list[Path] = []
     with exit_on_failure():
         for dataset, factor, folder, records in _places(options):
-            if options.page_only:
-                found += [finished(name, folder, records) for name in _names(options)]
-            else:
-                found += train_all(
-                    functools.partial(of, dataset, factor),
-                    options.methods,
-                    options.seeds,
-                    folder,
-                    records=records,
-                    together=options.together,
-                )
-        return [_of_this_version(read_run(run)) for run in found if run]
+            config = functools.partial(_config, options, question.variants, dataset, factor)
+            found += train_all(
+                config,
+                options.methods,
+                options.seeds,
+                folder,
+                records=records,
+                together=options.together,
+                page_only=options.page_only,
+            )
+        runs = [_of_this_version(read_run(run)) for run in found]
+        trained = {name_of(run) for run in runs}
+        if not trained or not trained.issuperset(question.needed):
+            names = sorted(set(question.needed or options.methods) - trained)
+            raise RunError(f'{options.folder}: holds no finished run of {", ".join(names)}')
+    return runs
 
 
 def keep(options: argparse.Namespace) -> None:
@@ -165,13 +197,19 @@ def measured(run: Run, name: str, measure: Callable[[], Any]) -> Any:
     """What a question measures of a run's network, once: afterwards it is read from its folder.
 
     Args:
-        run: a finished one.
+        run: a finished one; the program ends where it is a record that lacks the measure.
         name: of the file.
         measure: gives what JSON can hold.
     """
     path = run.path / f'{name}.json'
     if not path.exists():
-        write_json(path, measure())
+        with exit_on_failure():
+            if not (run.path / 'checkpoints').exists():
+                raise RunError(
+                    f'{path}: is not there, and a record holds no network to measure it of. '
+                    'Without this record the run is trained again'
+                )
+            write_json(path, measure())
     return json.loads(path.read_text())
 
 
@@ -202,8 +240,7 @@ def figures_of(
 
 def write_page(
     options: argparse.Namespace,
-    name: str,
-    title: str,
+    question: Question,
     answer: str,
     rows: Sequence[Mapping[str, str]],
     figures: Sequence[str],
@@ -215,9 +252,10 @@ def write_page(
     """
     facts = runs[0].facts
     seeds = sorted({run.facts['seed'] for run in runs})
+    factors = ', '.join(f'{f:g}' for f in sorted({run.facts['imbalance_factor'] for run in runs}))
     made = (
         f'{kept.written_by()}: '
-        f'{escape(facts["dataset"])}, imbalance factor {facts["imbalance_factor"]:g}, recipe '
+        f'{escape(facts["dataset"])}, imbalance factor {factors}, recipe '
         f'{escape(str(facts["recipe"]))}, {escape(str(facts["network"]))}, '
         f'{facts["parameter_count"]:,} parameters, seeds {", ".join(map(str, seeds))}, jax '
         f'{escape(facts["versions"]["jax"])} on {escape(facts["device"])}. The last epoch is '
@@ -228,7 +266,7 @@ def write_page(
     body += f'<div class="figures">{"".join(figures)}</div>\n'
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / 'page.html'
-    path.write_text(document(title, body, made))
+    path.write_text(document(question.title, body, made))
     kept.write_rows(options.output, rows)
     keep(options)
     console.print(f'page: {path}', markup=False)
@@ -236,10 +274,16 @@ def write_page(
 
 
 def accuracies(group: Replicates) -> dict[str, str]:
-    """Top-1 over all classes and over each shot group that has some, as cells of a table."""
+    """Seeds, and top-1 over all classes and each shot group that has some: cells of a table."""
     held = [n for n in SHOT_GROUPS if shot_mask(group.first.class_counts, n).any()]
     shown = {'top-1 %': 'top1', **{f'{name} %': name for name in held}}
-    return {heading: format_statistic(group, field) for heading, field in shown.items()}
+    told = {heading: format_statistic(group, field) for heading, field in shown.items()}
+    return {'seeds': seeds_of(group), **told}
+
+
+def seeds_of(group: Replicates) -> str:
+    """The seeds of its runs, as a cell of a table."""
+    return ', '.join(str(run.facts['seed']) for run in group.runs)
 
 
 def over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float]:

@@ -14,6 +14,7 @@ Found     decoupled +13.3 ± 0.8 by the loss, +13.1 ± 0.6 by the sampler, +13.3
 
 from balms_jax.report.comparison import Replicates
 from experiments import whole_runs
+from experiments.whole_runs import Question
 
 METHODS = (
     'softmax',
@@ -34,17 +35,23 @@ PARTS = {  # method: (the loss, the sampler, decoupled)
     'softmax_decoupled_meta_sampler': (False, True, True),
     'balms': (True, True, True),
 }
+QUESTION = Question(
+    'with_and_without',
+    'The loss, the sampler, and both',
+    METHODS,
+    FEW,
+    needed=('softmax_decoupled', 'balms'),
+)
 
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, 'with_and_without', METHODS, FEW)
-    runs = whole_runs.train(options)
+    options = whole_runs.options_of(__doc__, QUESTION)
+    runs = whole_runs.train(options, QUESTION)
     groups, figures = whole_runs.figures_of(runs)
     rows = [row(group) for group in groups]
-    title = 'The loss, the sampler, and both'
     drawn = figures.accuracy()[:2]
-    whole_runs.write_page(options, 'with_and_without', title, answer(groups), rows, drawn, runs)
+    whole_runs.write_page(options, QUESTION, answer(groups), rows, drawn, runs)
 
 
 def row(group: Replicates) -> dict[str, str]:

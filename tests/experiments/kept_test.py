@@ -20,15 +20,16 @@ def test_a_record_is_a_run_without_its_weight(tmp_path):
     run, record = tmp_path / 'run', tmp_path / 'record'
     (run / 'checkpoints').mkdir(parents=True)
     config = {'seed': 3, 'data': {'name': 'cifar10', 'data_dir': '/home/someone/data'}}
-    for name, content in (('config', config), ('run', {'seed': 3}), ('costs', [[1.0]])):
+    facts = {'stages': [{'name': 'stage_1', 'steps': 350}]}
+    for name, content in (('config', config), ('run', facts), ('costs', [[1.0]])):
         (run / f'{name}.json').write_text(json.dumps(content))
-    lines = [{'kind': 'train', 'step': step, 'loss': 1.0} for step in range(1, 301)]
-    lines.append({'kind': 'rates', 'step': 7})
+    lines = [{'kind': 'train', 'stage': 'stage_1', 'step': s, 'loss': 1.0} for s in range(1, 351)]
+    lines.append({'kind': 'rates', 'stage': 'stage_1', 'step': 7})
     (run / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-    (run / 'throughput.jsonl').write_text('{}\n')
+    kept.keep_run(run, record)
     kept.keep_run(run, record)
     stayed = [json.loads(line) for line in (record / 'metrics.jsonl').read_text().splitlines()]
-    assert [line['step'] for line in stayed] == [100, 200, 300, 7]
+    assert [line['step'] for line in stayed] == [100, 200, *range(251, 351), 7]
     assert json.loads((record / 'costs.json').read_text()) == [[1.0]]
     assert '/home' not in (record / 'config.json').read_text()
     assert json.loads((record / 'config.json').read_text())['seed'] == 3

@@ -58,18 +58,51 @@ def test_the_smoke_scale_ends_in_a_page(name, shared_runs, tmp_path, monkeypatch
     assert re.search(r'\d', answer)
 
 
+@pytest.mark.parametrize(
+    ('name', 'flags', 'message'),
+    [
+        ('over_balance', ['--methods', 'balms'], '--methods: got none of balanced_softmax_decoup'),
+        ('with_and_without', ['--methods', 'focal'], 'invalid choice'),
+        ('with_and_without', ['--imbalance_factors', '10', '100'], 'one data set and imbalance'),
+        ('learned_adjustment', ['--page_only'], 'holds no finished run of learned_adjustment'),
+    ],
+)
+def test_what_has_no_answer_is_refused_before_any_work(
+    name, flags, message, tmp_path, monkeypatch, capsys
+):
+    """A page of nothing, or of two long tails in one table, would take the place of a good one."""
+    page = tmp_path / 'page.html'
+    page.write_text('the page before')
+    folders = ['--folder', str(tmp_path / 'runs'), '--output', str(tmp_path)]
+    monkeypatch.setattr(sys, 'argv', [name, *folders, *flags])
+    with pytest.raises(SystemExit) as ended:
+        QUESTIONS[name].main()
+    assert ended.value.code in (1, 2)
+    assert message in capsys.readouterr().err
+    assert page.read_text() == 'the page before'
+
+
+def test_a_record_without_a_measure_says_so(tmp_path, capsys):
+    """It holds no network that could be measured now."""
+    with pytest.raises(SystemExit):
+        whole_runs.measured(SimpleNamespace(path=tmp_path), 'costs', list)
+    assert 'a record holds no network' in capsys.readouterr().err
+
+
 def test_over_balance_is_told_from_balance():
-    """Both distances are from −1; which is nearer must not depend on the side."""
-    told = over_balance.answer(
-        {'balanced_softmax_decoupled_cbs': (-1.4, 0.02), 'balms': (-0.9, 0.03)}
-    )
-    assert 'is nearer with the learned sampler' in told
-    assert 'more than two standard deviations' in told
-    other = over_balance.answer(
-        {'balanced_softmax_decoupled_cbs': (-1.1, 0.2), 'balms': (-0.7, 0.3)}
-    )
-    assert 'is farther with the learned sampler' in other
-    assert 'do not tell the two distances apart' in other
+    """Distances are from −1, whatever the side, and paired by seed: first stages are shared."""
+
+    def told(fixed, learned):
+        both = zip(over_balance.NEEDED, (fixed, learned), strict=True)
+        return over_balance.answer({name: dict(enumerate(values)) for name, values in both})
+
+    nearer = told((-1.4, -1.3, -1.5), (-0.9, -0.8, -0.97))
+    assert 'is 0.29 ± 0.11 nearer with the learned sampler' in nearer
+    assert 'more than two standard errors' in nearer
+    farther = told((-1.1, -1.3), (-0.7, -0.8))
+    assert 'is 0.05 ± 0.15 farther with the learned sampler' in farther
+    assert 'do not tell the two distances apart' in farther
+    assert 'one seed' in told((-1.1,), (-0.7,))
 
 
 def test_numbers_show_their_spread_where_there_is_one():
