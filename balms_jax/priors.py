@@ -14,7 +14,8 @@ def class_counts(labels: ArrayLike, num_classes: int) -> jax.Array:
     .. math:: n_j = \sum_i 1[y_i = j]
 
     Args:
-        labels: the class of every example, ``[examples]``, any integer type.
+        labels: the class of every example, ``[examples]``, any integer type. Out of range, as
+            padding is: an error where known, left out while traced.
         num_classes: C, at least 1.
 
     Returns:
@@ -28,10 +29,8 @@ def class_counts(labels: ArrayLike, num_classes: int) -> jax.Array:
         [3 0 1]
     """
     check_labels(labels, num_classes)
-    labels = jnp.asarray(labels)
-    # Widened, for an int8 cannot be compared with more than 127 classes.
-    labels = labels.ravel().astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
-    return jnp.bincount(labels, length=num_classes).astype(jnp.int32)
+    places = class_places(labels, num_classes).ravel()
+    return jnp.bincount(places, length=num_classes).astype(jnp.int32)
 
 
 def log_prior(class_counts: ArrayLike) -> jax.Array:
@@ -245,6 +244,17 @@ def check_labels(labels: ArrayLike, num_classes: int, *, name: str = 'labels') -
         raise ValueError(
             f'{name}: got values from {known.min()} to {known.max()}, wanted 0 to {num_classes - 1}'
         )
+
+
+def class_places(labels: ArrayLike, num_classes: int) -> jax.Array:
+    """Labels as places on an axis of classes, of their shape, int32 or int64; C for negative ones.
+
+    Widened, for an int8 cannot be compared with more than 127 classes. Past the end a label that is
+    no class is dropped or filled in; a negative one would be clipped or wrapped around to a class.
+    """
+    labels = jnp.asarray(labels)
+    labels = labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
+    return jnp.where(labels < 0, num_classes, labels)
 
 
 def check_counts(class_counts: ArrayLike, *, name: str = 'class_counts') -> None:

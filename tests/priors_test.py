@@ -23,6 +23,14 @@ def test_class_counts_of_any_integer_type(dtype, wide):
         np.testing.assert_array_equal(traced, counts)
 
 
+@pytest.mark.parametrize('dtype', ['int8', 'int32'])
+def test_traced_labels_out_of_range_are_left_out(dtype):
+    # Padding is −1 by habit: it must not be taken for the first class, nor wrap around to the last.
+    labels = np.array([-1, 0, 2, -1, 3, -128], dtype)
+    counts = jax.jit(priors.class_counts, static_argnums=1)(labels, 3)
+    np.testing.assert_array_equal(counts, [1, 0, 1])
+
+
 def test_no_labels_are_no_examples():
     np.testing.assert_array_equal(priors.class_counts(np.zeros(0, int), 3), [0, 0, 0])
 

@@ -35,5 +35,4 @@ def integer_labels(labels: ArrayLike, logits: jax.Array, axes: tuple[int, ...]) 
     wanted = tuple(size for a, size in enumerate(logits.shape) if a not in axes)
     if labels.shape != wanted:
         raise ValueError(f'labels: got shape {labels.shape}, wanted {wanted}, one an example')
-    labels = labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
-    return jnp.where(labels < 0, num_classes, labels)
+    return priors.class_places(labels, num_classes)
