@@ -8,6 +8,8 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from balms_jax.priors import as_floats, class_places
+
 
 def effective_gradient_weights(
     logits: ArrayLike,
@@ -102,8 +104,8 @@ def reliability(
 
     Args:
         probabilities: ``[examples, classes]``.
-        labels: ``[examples]``, integers.
-        weights: what each example counts, ``[examples]``; 0 leaves it out.
+        labels: ``[examples]``, any integer type.
+        weights: what each example counts, ``[examples]``; 0 leaves it out, whatever it holds.
         bins: how many intervals 0..1 is cut into.
 
     Returns:
@@ -112,11 +114,11 @@ def reliability(
     References:
         Guo et al., On Calibration of Modern Neural Networks (arXiv 1706.04599), §2.
     """
-    probabilities = jnp.asarray(probabilities)
-    dtype = jnp.result_type(float)
-    probabilities, weights = probabilities.astype(dtype), jnp.asarray(weights, dtype)
-    confidence, predicted = probabilities.max(-1), probabilities.argmax(-1)
-    correct = (predicted == jnp.asarray(labels)).astype(dtype)
+    probabilities, weights = as_floats(probabilities), as_floats(weights)
+    labels = class_places(labels, probabilities.shape[-1])
+    # 0 · NaN is NaN: what is left out must be so before it is weighed.
+    confidence = jnp.where(weights > 0, probabilities.max(-1), 0)
+    correct = as_floats(probabilities.argmax(-1).astype(labels.dtype) == labels)
     place = jnp.clip((confidence * bins).astype(jnp.int32), 0, bins - 1)
     sums = (
         jax.ops.segment_sum(values, place, bins)
@@ -158,12 +160,16 @@ def calibration_temperature(
 
     Args:
         logits: η, ``[examples, classes]``, of examples that were not trained on.
-        labels: y, ``[examples]``, integers.
-        weights: w, what each example counts, ``[examples]``.
+        labels: y, ``[examples]``, any integer type.
+        weights: w, what each example counts, ``[examples]``; 0 leaves it out, whatever it holds.
         temperatures: the T to choose from, ``[temperatures]``, above 0.
 
     Returns:
-        The T of least loss; the ranking of the classes is that of the plain logits at any.
+        The T of least loss, one of those given; the ranking of the classes is that of the plain
+        logits at any.
+
+    Raises:
+        ValueError: if there is no temperature, or one is not above 0.
 
     Example:
         >>> logits, labels = jnp.array([[4.0, 0.0]] * 4), jnp.array([0, 0, 0, 1])
@@ -173,11 +179,18 @@ def calibration_temperature(
     References:
         Guo et al., On Calibration of Modern Neural Networks (arXiv 1706.04599), §4.2.
     """
-    logits, labels, weights = jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(weights)
+    candidates = np.asarray(temperatures, np.float64)
+    if candidates.ndim != 1 or not candidates.size:
+        raise ValueError(f'temperatures: got shape {candidates.shape}, wanted [temperatures]')
+    if not np.all(candidates > 0):
+        bad = candidates[~(candidates > 0)][0]
+        raise ValueError(f'temperatures: got {bad}, wanted numbers above 0')
+    # Sixteen bits would neither hold the candidates nor tell their losses apart.
+    logits, weights = as_floats(logits), as_floats(weights)
+    labels = class_places(labels, logits.shape[-1])
 
     def loss(temperature: jax.Array) -> jax.Array:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits / temperature, labels)
-        return jnp.vdot(weights.astype(losses.dtype), losses)
+        return jnp.sum(jnp.where(weights > 0, weights * losses, 0))  # 0 · NaN is NaN.
 
-    candidates = jnp.asarray(temperatures, logits.dtype)
-    return float(candidates[jax.lax.map(loss, candidates).argmin()])
+    return float(candidates[jax.lax.map(loss, as_floats(candidates)).argmin()])

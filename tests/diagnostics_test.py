@@ -181,3 +181,71 @@ def test_reliability_of_any_types(dtype):
 def test_no_examples_have_no_calibration_error():
     sums = diagnostics.reliability(jnp.zeros((1, 2)), jnp.array([0]), jnp.zeros(1))
     assert np.isnan(diagnostics.expected_calibration_error(sums))
+
+
+def test_what_weighs_nothing_may_hold_nothing():
+    # Padding: neither its NaN nor its label, which is no class, may reach a sum.
+    probabilities = jnp.array([[0.75, 0.25], [jnp.nan, jnp.nan]])
+    sums = diagnostics.reliability(probabilities, jnp.array([0, -1]), jnp.array([1, 0]), bins=2)
+    np.testing.assert_array_equal(sums, [[0, 1], [0, 0.75], [0, 1]])
+
+
+@pytest.mark.parametrize('dtype', ['int8', 'uint8', 'uint16', 'int64'])
+@pytest.mark.parametrize('wide', [False, True])
+def test_calibration_takes_any_integer_type_of_labels(dtype, wide):
+    # 300 classes do not fit eight bits, though these labels do.
+    labels = np.array([0, 3], dtype)
+    logits = 4 * np.eye(300, dtype=np.float32)[[0, 0]]
+    with jax.enable_x64(wide):
+        sums = diagnostics.reliability(np.eye(300)[[0, 0]], labels, np.ones(2), bins=1)
+        np.testing.assert_array_equal(sums, [[2], [2], [1]])
+        assert diagnostics.calibration_temperature(logits, labels, np.ones(2), [1, 2]) == 1
+
+
+def overconfident(temperature=3.0, examples=4000):
+    """Logits that are ``temperature`` times too sure of labels drawn from the rest."""
+    keys = jax.random.split(jax.random.key(0))
+    logits = 2 * jax.random.normal(keys[0], (examples, 5))
+    return temperature * logits, jax.random.categorical(keys[1], logits)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_the_temperature_is_found_in_any_type_and_is_a_candidate(dtype):
+    # In bfloat16 itself 3.03 is no number, and a sum of 4000 losses has two digits.
+    logits, labels = overconfident()
+    candidates = np.linspace(2, 4, 67)
+    found = diagnostics.calibration_temperature(
+        logits.astype(dtype), labels, jnp.ones(len(labels)), candidates
+    )
+    assert found in candidates
+    assert found == pytest.approx(3, abs=0.16)
+
+
+def test_examples_without_weight_do_not_turn_the_temperature():
+    logits, labels = overconfident(examples=200)
+    candidates = np.linspace(1, 6, 51)
+    alone = diagnostics.calibration_temperature(logits, labels, jnp.ones(200), candidates)
+    padded = diagnostics.calibration_temperature(
+        jnp.concatenate([logits, jnp.full((3, 5), jnp.nan)]),
+        jnp.concatenate([labels, jnp.array([-1, 0, 9])]),
+        jnp.concatenate([jnp.ones(200), jnp.zeros(3)]),
+        candidates,
+    )
+    assert padded == alone != candidates[0]
+
+
+@pytest.mark.parametrize(
+    ('temperatures', 'message'),
+    [
+        ([1.0, 0.0], r'temperatures: got 0\.0, wanted numbers above 0'),
+        ([-1.0, 1.0], r'temperatures: got -1\.0'),
+        ([np.nan], 'temperatures: got nan'),
+        ([], r'temperatures: got shape \(0,\)'),
+        (1.0, r'temperatures: got shape \(\)'),
+    ],
+)
+def test_temperatures_that_divide_nothing_are_refused(temperatures, message):
+    with pytest.raises(ValueError, match=message):
+        diagnostics.calibration_temperature(
+            jnp.zeros((1, 2)), jnp.array([0]), jnp.ones(1), temperatures
+        )
