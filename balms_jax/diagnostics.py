@@ -8,6 +8,8 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from balms_jax.losses.balanced import _fitting_prior
+from balms_jax.losses.logits import float_logits, integer_labels
 from balms_jax.priors import as_floats, class_places
 
 
@@ -32,14 +34,19 @@ def effective_gradient_weights(
     sampling adds another 1/n_y: over-balance.
 
     Args:
-        logits: η, ``[examples, classes]``.
-        labels: y, ``[examples]``, integers.
-        log_prior: log n up to a constant, ``[classes]``.
-        tau: τ of the loss; 0 for plain softmax.
+        logits: η, ``[examples, classes]``, any float type.
+        labels: y, ``[examples]``, any integer type. Out of range: an error where known, left out
+            while traced.
+        log_prior: log n up to a constant (counts or proportions: ``balms_jax.log_prior``),
+            ``[classes]``.
+        tau: τ of the loss, a scalar; 0 for plain softmax.
         class_weights: q/π or loss weights, ``[classes]``; 1 if None.
 
     Returns:
         ω, ``[classes]``; NaN for a class without an example.
+
+    Raises:
+        ValueError: if types or shapes do not fit, or a known label or prior is invalid.
 
     Example:
         >>> logits, labels = 100 * jnp.eye(2), jnp.array([0, 1])  # Zero loss.
@@ -50,11 +57,22 @@ def effective_gradient_weights(
     References:
         BALMS (arXiv 2007.10740), §3.2, Eqn. 12.
     """
-    logits, labels, log_prior = (jnp.asarray(a) for a in (logits, labels, log_prior))
-    num_classes = logits.shape[-1]
-    dtype = jnp.result_type(float)
-    logits, log_prior, tau = logits.astype(dtype), log_prior.astype(dtype), jnp.asarray(tau, dtype)
-    adjustment = jnp.where(tau == 0, 0, tau * log_prior)[None, :]  # 0⁰ = 1: τ = 0 is plain softmax.
+    logits = float_logits(logits)
+    if logits.ndim != 2:
+        raise ValueError(f'logits: got shape {logits.shape}, wanted [examples, classes]')
+    labels, num_classes = integer_labels(labels, logits, (1,)), logits.shape[1]
+    logits = as_floats(logits)
+    dtype, of_classes = logits.dtype, (num_classes,)
+    for name, values in (('log_prior', log_prior), ('class_weights', class_weights)):
+        if values is not None and jnp.shape(values) != of_classes:
+            raise ValueError(
+                f'{name}: got shape {jnp.shape(values)}, wanted [classes] = {of_classes}'
+            )
+    log_prior = _fitting_prior(log_prior, logits, (1,), dtype)
+    tau = jnp.asarray(tau, dtype)
+    if tau.ndim:
+        raise ValueError(f'tau: got shape {tau.shape}, wanted a scalar')
+    adjustment = jnp.where(tau == 0, 0, tau * log_prior)  # 0⁰ = 1: τ = 0 is plain softmax.
     log_mean = jax.nn.logsumexp(adjustment) - np.log(num_classes).astype(dtype)
     expected = jax.nn.logsumexp(jax.nn.log_softmax(logits) + adjustment, axis=-1)
     omega = jnp.exp(log_mean - expected)

@@ -102,6 +102,44 @@ def test_sixteen_bit_logits_and_any_float_weights(dtype):
         np.testing.assert_allclose(weights, [1, 2, 3, 4], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'logits': jnp.zeros((2, 3), int)}, 'logits: got int32, wanted a float type'),
+        ({'logits': jnp.zeros(3)}, r'logits: got shape \(3,\), wanted \[examples, classes\]'),
+        ({'labels': jnp.array([0, 3])}, 'labels: got values from 0 to 3, wanted 0 to 2'),
+        ({'labels': jnp.array([-1, 0])}, 'labels: got values from -1 to 0'),
+        ({'labels': jnp.array([0.0, 1.0])}, 'labels: got float32'),
+        ({'labels': jnp.array([0])}, r'labels: got shape \(1,\), wanted \(2,\)'),
+        ({'log_prior': jnp.array([9, 3, 1])}, 'log_prior: got int32, wanted logs; for counts'),
+        ({'log_prior': jnp.zeros(4)}, r'log_prior: got shape \(4,\), wanted \[classes\]'),
+        ({'log_prior': jnp.zeros((2, 3))}, r'log_prior: got shape \(2, 3\)'),
+        ({'log_prior': jnp.full(3, jnp.nan)}, 'log_prior: got NaN'),
+        ({'tau': jnp.zeros(3)}, r'tau: got shape \(3,\), wanted a scalar'),
+        ({'class_weights': jnp.ones(2)}, r'class_weights: got shape \(2,\), wanted \[classes\]'),
+    ],
+)
+def test_invalid_arguments_of_the_weights_are_named(arguments, message):
+    valid = {
+        'logits': jnp.zeros((2, 3)),
+        'labels': jnp.array([0, 1]),
+        'log_prior': jnp.zeros(3),
+    }
+    with pytest.raises(ValueError, match=message):
+        diagnostics.effective_gradient_weights(**(valid | arguments))
+
+
+def test_traced_labels_out_of_range_are_left_out():
+    logits = jax.random.normal(jax.random.key(0), (4, 4))
+    weights = jax.jit(diagnostics.effective_gradient_weights)
+    labels = jnp.array([0, -1, 4, 3])
+    np.testing.assert_allclose(
+        weights(logits, labels, LOG_COUNTS),
+        weights(logits[::3], labels[::3], LOG_COUNTS),
+        rtol=1e-6,
+    )
+
+
 def test_exponent_by_hand():
     # The least-squares slope of log weights (0, 2, 1) on log counts (0, 1, 2) is 1/2.
     slope = diagnostics.gradient_weight_exponent(np.exp([0, 2, 1]), np.exp([0, 1, 2]))
