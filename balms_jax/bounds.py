@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from balms_jax.priors import check_labels, check_no_empty_class, log_prior
+from balms_jax.priors import as_floats, check_labels, check_no_empty_class, log_prior
 
 
 def optimal_margins(
@@ -112,7 +112,8 @@ def balanced_error_bound(
         complexity: c, a measure of the hypothesis class, in the units of γ² · examples.
 
     Returns:
-        The bound, ``[...]``; +inf, a bound of nothing, if any margin is 0 or negative.
+        The bound, ``[...]``, in the default float type; +inf, a bound of nothing, if any margin is
+        0 or negative.
 
     Raises:
         ValueError: if known counts are zero, negative or not finite.
@@ -125,10 +126,7 @@ def balanced_error_bound(
         BALMS (arXiv 2007.10740), Theorem 2; Cao et al., LDAM (arXiv 1906.07413), Theorem 2.
     """
     check_no_empty_class(class_counts)
-    counts = jnp.asarray(class_counts)
-    if not jnp.issubdtype(counts.dtype, jnp.floating):
-        counts = counts.astype(jnp.result_type(float))
-    margins = jnp.asarray(margins).astype(counts.dtype)
+    counts, margins = as_floats(class_counts), as_floats(margins)
     log_total = jnp.log(counts.sum(-1, keepdims=True))
     complexity_term = jnp.sqrt(complexity / counts) / jnp.maximum(margins, 0)
     return jnp.mean(complexity_term + log_total / jnp.sqrt(counts), axis=-1)

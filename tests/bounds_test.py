@@ -116,6 +116,17 @@ def test_bound_by_hand():
     assert bound == pytest.approx((0.25 + np.log(20) / 4 + 2 + np.log(20) / 2) / 2, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    'counts', [np.array([3_000_000_000, 5]), np.array([60_000, 60_000], np.float16)]
+)
+def test_bound_of_large_counts_of_narrow_types_is_that_of_floats(counts):
+    # 3 · 10⁹ does not fit an int32, nor the sum of the others sixteen bits.
+    margins = np.full(2, 0.5, np.float16)
+    expected = bounds.balanced_error_bound([0.5, 0.5], counts.astype(np.float32))
+    assert jnp.isfinite(expected)
+    np.testing.assert_allclose(bounds.balanced_error_bound(margins, counts), expected, rtol=1e-6)
+
+
 def test_bound_takes_whole_margins():
     assert bounds.balanced_error_bound([1, 2], [16, 4]) == bounds.balanced_error_bound(
         [1.0, 2.0], [16.0, 4.0]
