@@ -121,7 +121,8 @@ def margin_cross_entropy_with_integer_labels(
         The loss of every example in nats, ``[...]``, in the logits' type.
 
     Raises:
-        ValueError: if types or shapes do not fit, or a known label or margin is invalid.
+        ValueError: if types or shapes do not fit, or a known label, margin or scale is
+            invalid.
 
     Example:
         >>> margins, labels = jnp.array([0.0, 1.0]), jnp.array([0, 1])
@@ -135,6 +136,9 @@ def margin_cross_entropy_with_integer_labels(
     logits = float_logits(logits)
     labels = integer_labels(labels, logits, (logits.ndim - 1,))
     dtype = compute_dtype(logits)
+    known = priors.concrete(scale)
+    if known is not None and not np.all(np.isfinite(known)):
+        raise ValueError(f'scale: got {known}, wanted a finite number')
     scale = _scalar(scale, 'scale', dtype)
     margins = _of_every_class(margins, logits, 'margins', dtype)
     known = priors.concrete(margins)

@@ -38,7 +38,8 @@ def seesaw_cross_entropy_with_integer_labels(
         compensation: q, at least 0; 0 turns that factor off.
 
     Returns:
-        The loss of every example in nats, ``[...]``, in the logits' type.
+        The loss of every example in nats, ``[...]``, in the logits' type; +inf for an impossible
+        label, of logit −inf.
 
     Raises:
         ValueError: if types or shapes do not fit, or a known label or count or a power is invalid.
@@ -76,7 +77,9 @@ def seesaw_cross_entropy_with_integer_labels(
         return values - of_label
 
     log_factors = mitigation * jnp.minimum(over_label(log_counts), 0)
-    log_factors += compensation * jnp.maximum(over_label(eta), 0)
+    # Over an impossible label the excess is infinite, or ∞ − ∞. The loss is then +inf by its
+    # logits, as it is NaN by a NaN one: the factors need only be numbers.
+    log_factors += jnp.nan_to_num(compensation * jnp.maximum(over_label(eta), 0))
     return balanced_softmax_cross_entropy_with_integer_labels(
         logits, labels, jax.lax.stop_gradient(log_factors)
     )

@@ -525,6 +525,8 @@ def test_invalid_logits_and_labels_are_named(name, arguments, message):
         ('focal', {'gamma': jnp.ones(5)}, r'gamma: got shape \(5,\), wanted a scalar'),
         ('margin', {'margins': jnp.zeros(4)}, r'margins: got shape \(4,\), wanted \[classes\]'),
         ('margin', {'margins': jnp.full(5, jnp.nan)}, 'margins: got nan'),
+        ('margin', {'scale': float('nan')}, 'scale: got nan, wanted a finite number'),
+        ('margin', {'scale': jnp.inf}, 'scale: got inf'),
         ('margin', {'scale': jnp.ones(2)}, r'scale: got shape \(2,\), wanted a scalar'),
         ('temperature', {'temperatures': jnp.ones((2, 5))}, 'temperatures: got shape'),
         ('temperature', {'temperatures': jnp.arange(5)}, r'temperatures: got 0\.0 to 4\.0, wanted'),

@@ -106,6 +106,50 @@ def test_types_and_large_logits(dtype):
     np.testing.assert_allclose(np.float32(gradient), [[1, -1, 0, 0]], atol=1e-3)
 
 
+@pytest.mark.parametrize('jit', [False, True])
+@pytest.mark.parametrize('compensation', [0.0, 2.0])
+def test_impossible_and_nearly_impossible_labels_are_those_of_the_plain_loss(jit, compensation):
+    # The factors are then without bound, or no numbers: neither may they reach the loss, nor be
+    # refused as a log prior that the caller did not give.
+    inf, largest = jnp.inf, 3e38
+    logits = jnp.array(
+        [
+            [-inf, 0.0, 1.0, -inf],
+            [-largest, largest, 0.0, 0.0],
+            [0.0, -inf, -inf, -inf],
+            [0.0, jnp.nan, 0.0, 0.0],
+            [jnp.nan, 0.0, 0.0, 0.0],
+        ]
+    )
+    labels = jnp.zeros(5, jnp.int32)
+
+    def loss(logits):
+        return seesaw_cross_entropy_with_integer_labels(
+            logits, labels, COUNTS, compensation=compensation
+        )
+
+    def both(logits):
+        return loss(logits), jax.grad(lambda x: loss(x).sum())(logits)
+
+    losses, gradients = (jax.jit(both) if jit else both)(logits)
+    plain = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    np.testing.assert_array_equal(losses, plain)
+    np.testing.assert_array_equal(losses, [inf, inf, 0, jnp.nan, jnp.nan])
+    assert jnp.all(jnp.isfinite(gradients[:3]))
+    # ∂ℓ/∂η_y = −1 where nothing is left of the label.
+    np.testing.assert_allclose(gradients[:2, 0], [-1, -1])
+
+
+def test_a_spread_beyond_half_the_range_has_a_finite_loss_or_an_infinite_one():
+    logits = jnp.array([[-1.0e38, 1.0e38], [1.0e38, -1.0e38]])
+    losses = seesaw_cross_entropy_with_integer_labels(
+        logits, jnp.array([0, 0]), jnp.ones(2), compensation=0.5
+    )
+    np.testing.assert_allclose(losses, [3e38, 0], rtol=1e-6)
+    beyond = seesaw_cross_entropy_with_integer_labels(logits, jnp.array([0, 0]), jnp.ones(2))
+    np.testing.assert_array_equal(beyond, [jnp.inf, 0])
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
