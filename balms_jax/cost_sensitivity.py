@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from balms_jax.priors import as_floats, check_counts, check_labels, concrete
+from balms_jax.priors import as_floats, check_counts, check_labels, class_places, concrete
 
 # Rows of the distance matrix that are held at a time.
 _BLOCK = 64
@@ -51,7 +51,7 @@ def class_separability(features: ArrayLike, labels: ArrayLike, num_classes: int)
         (arXiv 1508.03422), the class-to-class separability.
     """
     check_labels(labels, num_classes)
-    features, labels = as_floats(features), jnp.asarray(labels)
+    features, labels = as_floats(features), class_places(labels, num_classes)
     if features.ndim != 2 or labels.shape != features.shape[:1] or not labels.size:
         raise ValueError(
             f'features and labels: got {features.shape} and {labels.shape}, wanted '
@@ -93,7 +93,8 @@ def confusion_rates(predictions: ArrayLike, labels: ArrayLike, num_classes: int)
             f'predictions and labels: got {predictions.shape} and {labels.shape}, wanted '
             '[examples] twice'
         )
-    counts = jnp.zeros((num_classes, num_classes), jnp.int32).at[labels, predictions].add(1)
+    places = (class_places(labels, num_classes), class_places(predictions, num_classes))
+    counts = jnp.zeros((num_classes, num_classes), jnp.int32).at[places].add(1)
     totals = counts.sum(-1, keepdims=True)
     return as_floats(counts) / as_floats(jnp.maximum(totals, 1))
 

@@ -125,6 +125,25 @@ def test_true_predictions_are_not_confused():
     np.testing.assert_array_equal(rates, np.eye(3))
 
 
+@pytest.mark.parametrize('dtype', ['int8', 'uint8'])
+def test_small_labels_of_many_classes(dtype):
+    # 300 classes do not fit eight bits, though these labels do.
+    labels = np.array([0, 0, 100, 100], dtype)
+    rates = confusion_rates(labels, labels, 300)
+    assert rates[0, 0] == rates[100, 100] == 1
+    assert rates.sum() == 2
+    features = np.array([[0.0], [1.0], [5.0], [7.0]], np.float32)
+    np.testing.assert_array_equal(
+        class_separability(features, labels, 300),
+        class_separability(features, labels.astype(np.int32), 300),
+    )
+
+
+def test_traced_padding_is_confused_with_no_class():
+    rates = jax.jit(confusion_rates, static_argnums=2)(np.array([-1, 1]), np.array([0, -1]), 2)
+    np.testing.assert_array_equal(rates, np.zeros((2, 2)))
+
+
 # Costs
 
 COUNTS = np.array([80, 15, 5])

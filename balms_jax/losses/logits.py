@@ -36,3 +36,21 @@ def integer_labels(labels: ArrayLike, logits: jax.Array, axes: tuple[int, ...]) 
     if labels.shape != wanted:
         raise ValueError(f'labels: got shape {labels.shape}, wanted {wanted}, one an example')
     return priors.class_places(labels, num_classes)
+
+
+def binary_labels(labels: ArrayLike, logits: jax.Array) -> jax.Array:
+    """Labels of the logits' shape, in the type of the computation; raises ValueError for others."""
+    labels = jnp.asarray(labels)
+    if labels.shape != logits.shape:
+        raise ValueError(f"labels: got shape {labels.shape}, wanted the logits' {logits.shape}")
+    return labels.astype(compute_dtype(logits))
+
+
+def foreground_of_every_class(foreground: ArrayLike | None, logits: jax.Array) -> jax.Array | None:
+    """Which samples hold an object, ``[..., 1]``, bool; raises ValueError for another shape."""
+    if foreground is None:
+        return None
+    foreground = jnp.asarray(foreground)
+    if foreground.shape != logits.shape[:-1]:
+        raise ValueError(f'foreground: got shape {foreground.shape}, wanted {logits.shape[:-1]}')
+    return foreground.astype(bool)[..., None]

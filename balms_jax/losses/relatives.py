@@ -12,7 +12,13 @@ from jax.typing import ArrayLike
 
 from balms_jax import priors
 from balms_jax.losses.balanced import balanced_softmax_cross_entropy_with_integer_labels
-from balms_jax.losses.logits import compute_dtype, float_logits, integer_labels
+from balms_jax.losses.logits import (
+    binary_labels,
+    compute_dtype,
+    float_logits,
+    foreground_of_every_class,
+    integer_labels,
+)
 
 
 def focal_cross_entropy_with_integer_labels(
@@ -94,7 +100,7 @@ def focal_sigmoid_binary_cross_entropy(
     logits = float_logits(logits)
     dtype = compute_dtype(logits)
     loss = optax.losses.sigmoid_focal_loss(
-        logits.astype(dtype), _binary_labels(labels, logits), gamma=_focusing(gamma, dtype)
+        logits.astype(dtype), binary_labels(labels, logits), gamma=_focusing(gamma, dtype)
     )
     return loss.astype(logits.dtype)
 
@@ -281,15 +287,11 @@ def equalization_sigmoid_binary_cross_entropy(
         Tan et al., Equalization Loss for Long-Tailed Object Recognition (arXiv 2003.05176).
     """
     logits = float_logits(logits)
-    labels = _binary_labels(labels, logits)
+    labels = binary_labels(labels, logits)
     shares = _shares(ignored, logits, 'ignored')
+    foreground = foreground_of_every_class(foreground, logits)
     if foreground is not None:
-        foreground = jnp.asarray(foreground)
-        if foreground.shape != logits.shape[:-1]:
-            raise ValueError(
-                f'foreground: got shape {foreground.shape}, wanted {logits.shape[:-1]}'
-            )
-        shares = jnp.where(foreground.astype(bool)[..., None], shares, 0)
+        shares = jnp.where(foreground, shares, 0)
     loss = optax.sigmoid_binary_cross_entropy(logits.astype(labels.dtype), labels)
     return ((1 - shares * (1 - labels)) * loss).astype(logits.dtype)
 
@@ -374,14 +376,6 @@ def _centred(scaled: jax.Array) -> jax.Array:
 def _is_label(labels: jax.Array, logits: jax.Array) -> jax.Array:
     """Which class is the label, of the logits' shape, bool."""
     return jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-
-
-def _binary_labels(labels: ArrayLike, logits: jax.Array) -> jax.Array:
-    """Labels of the logits' shape, in the type of the computation."""
-    labels = jnp.asarray(labels)
-    if labels.shape != logits.shape:
-        raise ValueError(f"labels: got shape {labels.shape}, wanted the logits' {logits.shape}")
-    return labels.astype(compute_dtype(logits))
 
 
 def _scalar(value: ArrayLike, name: str, dtype: jnp.dtype) -> jax.Array:

@@ -6,7 +6,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from balms_jax import priors
-from balms_jax.losses.logits import compute_dtype, float_logits
+from balms_jax.losses.logits import (
+    binary_labels,
+    compute_dtype,
+    float_logits,
+    foreground_of_every_class,
+)
 
 
 def balanced_sigmoid_binary_cross_entropy(
@@ -55,10 +60,9 @@ def balanced_sigmoid_binary_cross_entropy(
         BALMS (arXiv 2007.10740), supplementary material: the multi-binary logistic regression.
     """
     logits = float_logits(logits)
-    labels, prior = jnp.asarray(labels), jnp.asarray(prior)
+    labels, prior = binary_labels(labels, logits), jnp.asarray(prior)
+    foreground = foreground_of_every_class(foreground, logits)
     num_classes = logits.shape[-1]
-    if labels.shape != logits.shape:
-        raise ValueError(f"labels: got shape {labels.shape}, wanted the logits' {logits.shape}")
     if prior.shape != (num_classes,):
         raise ValueError(f'prior: got shape {prior.shape}, wanted [classes] = ({num_classes},)')
     known = priors.concrete(prior)
@@ -72,15 +76,12 @@ def balanced_sigmoid_binary_cross_entropy(
     if known is not None and (known.ndim or not 0 < known < 1):
         raise ValueError(f'reference_prior: got {known}, wanted a number in (0, 1)')
     dtype = compute_dtype(logits)
-    eta, labels, prior = logits.astype(dtype), labels.astype(dtype), prior.astype(dtype)
+    eta, prior = logits.astype(dtype), prior.astype(dtype)
     reference = jnp.asarray(reference_prior, dtype)
     shift = jnp.log(prior) - jnp.log1p(-prior) - (jnp.log(reference) - jnp.log1p(-reference))
     shift = jnp.broadcast_to(shift, eta.shape)
     if foreground is not None:
-        foreground = jnp.asarray(foreground)
-        if foreground.shape != eta.shape[:-1]:
-            raise ValueError(f'foreground: got shape {foreground.shape}, wanted {eta.shape[:-1]}')
-        shift = jnp.where(foreground[..., None], shift, 0)
+        shift = jnp.where(foreground, shift, 0)
     # Where the prior is 0 or 1 the shift is infinite: then −log φ̂ and −log(1 − φ̂) are 0 or +inf.
     # The infinity is a constant beside a loss with the limit's slope, so gradients stay finite.
     never, always = shift == -jnp.inf, shift == jnp.inf

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from balms_jax.priors import as_floats, check_whole_counts, concrete
+from balms_jax.priors import as_floats, check_labels, check_whole_counts, concrete
 
 
 def draw_classes(key: jax.Array, class_probabilities: ArrayLike, batch_size: int) -> jax.Array:
@@ -210,16 +210,8 @@ def _sorted_by_class(
     if known is not None and known.sum() >= 2**31:
         raise ValueError(f'class_counts: got {known.sum()} examples, wanted less than 2^31')
     counts = jnp.asarray(class_counts).astype(jnp.int32)
-    known = concrete(classes)
-    classes = jnp.asarray(classes)
-    if not jnp.issubdtype(classes.dtype, jnp.integer):
-        raise ValueError(f'classes: got {classes.dtype}, wanted integers')
-    if known is not None and known.size and (known.min() < 0 or known.max() >= counts.size):
-        raise ValueError(
-            f'classes: got values from {known.min()} to {known.max()}, wanted 0 to '
-            f'{counts.size - 1}'
-        )
-    classes = classes.astype(jnp.int32)
+    check_labels(classes, counts.size, name='classes')
+    classes = jnp.asarray(classes).astype(jnp.int32)
     known = concrete(counts[classes])
     if known is not None and (known == 0).any():
         raise ValueError('classes: got a class without examples, wanted classes to draw from')

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from balms_jax.priors import concrete
+from balms_jax.priors import check_labels, class_places
 from balms_jax.sampling.probabilities import log_weights
 
 
@@ -118,17 +118,11 @@ def straight_through_over_examples(
         BALMS (arXiv 2007.10740), §3.2, and its released code.
     """
     psi, labels, gumbel = jnp.asarray(psi), jnp.asarray(example_labels), jnp.asarray(gumbel)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f'example_labels: got {labels.dtype}, wanted integers')
+    check_labels(example_labels, psi.size, name='example_labels')
     if gumbel.ndim != 2 or gumbel.shape[1:] != labels.shape:
         raise ValueError(f'gumbel: got shape {gumbel.shape}, wanted [batch, {labels.size}]')
-    known = concrete(example_labels)
-    if known is not None and known.size and (known.min() < 0 or known.max() >= psi.size):
-        raise ValueError(
-            f'example_labels: got values from {known.min()} to {known.max()}, wanted 0 to '
-            f'{psi.size - 1}'
-        )
-    return _straight_through(jax.nn.log_sigmoid(psi)[labels], gumbel, temperature, drawn)
+    log_masses = jax.nn.log_sigmoid(psi)[class_places(labels, psi.size)]
+    return _straight_through(log_masses, gumbel, temperature, drawn)
 
 
 def _straight_through(

@@ -139,6 +139,19 @@ def test_ones_are_exact_and_differentiated_as_what_they_stand_for(dtype):
     np.testing.assert_array_equal(jacobian, 3 * jnp.eye(3, dtype=dtype))
 
 
+@pytest.mark.parametrize('dtype', ['int8', 'uint8', 'int64'])
+def test_labels_of_any_integer_type_and_many_classes(dtype):
+    # 300 classes do not fit eight bits, though these labels do.
+    labels, psi = np.array([0, 7, 100]), jnp.linspace(-1, 1, 300)
+    gumbel = jax.random.gumbel(jax.random.key(0), (5, 3))
+    for ours, wanted in zip(
+        sampling.straight_through_over_examples(psi, labels.astype(dtype), gumbel),
+        sampling.straight_through_over_examples(psi, labels, gumbel),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, wanted)
+
+
 @pytest.mark.parametrize(
     ('function', 'arguments', 'message'),
     [
