@@ -18,7 +18,7 @@ def draw_classes(key: jax.Array, class_probabilities: ArrayLike, batch_size: int
 
     Args:
         key: a PRNG key.
-        class_probabilities: q, ``[classes]``, as the functions above give it.
+        class_probabilities: q, ``[classes]``, as a function of ``sampling.probabilities`` gives it.
         batch_size: how many, B.
 
     Returns:
@@ -45,7 +45,7 @@ def systematic_classes(
 
     Args:
         key: a PRNG key.
-        class_probabilities: q, ``[classes]``, as the functions above give it.
+        class_probabilities: q, ``[classes]``, as a function of ``sampling.probabilities`` gives it.
         batch_size: how many, B.
 
     Returns:
@@ -141,7 +141,7 @@ def draw_examples(
         Places in the data set sorted by class, and the classes; each ``[batch]``, int32.
 
     Raises:
-        ValueError: as :func:`draw_classes` and :func:`examples_by_class`.
+        ValueError: as :func:`examples_by_class`.
 
     Example:
         >>> examples, classes = draw_examples(jax.random.key(0), [0.0, 1.0], [3, 1], 2)
