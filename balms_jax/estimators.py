@@ -60,7 +60,8 @@ def gumbel_over_examples(class_counts: np.ndarray, *, temperature: float = 1.0) 
         The estimator; z is exactly 1.
 
     Raises:
-        ValueError: if counts are no whole numbers; when used, if T is not above 0.
+        ValueError: if counts are no whole numbers; when used, if T is not above 0 or another
+            estimator made the draw.
 
     Example:
         >>> estimator = gumbel_over_examples(np.array([3, 1]))
@@ -82,9 +83,8 @@ def gumbel_over_examples(class_counts: np.ndarray, *, temperature: float = 1.0) 
         return Draw(examples, jnp.asarray(labels)[examples], gumbel)
 
     def weights(psi: jax.Array, draw: Draw) -> jax.Array:
-        assert draw.noise is not None, 'draw: was not made by this estimator'
         return sampling.straight_through_over_examples(
-            psi, labels, draw.noise, temperature, drawn=draw.examples
+            psi, labels, _noise_of(draw), temperature, drawn=draw.examples
         )[1]
 
     return Estimator(draw, weights)
@@ -108,7 +108,8 @@ def gumbel_over_classes(class_counts: np.ndarray, *, temperature: float = 1.0) -
         The estimator; z is exactly 1.
 
     Raises:
-        ValueError: if counts are no whole numbers; when used, if T is not above 0.
+        ValueError: if counts are no whole numbers; when used, if T is not above 0 or another
+            estimator made the draw.
 
     Example:
         >>> estimator = gumbel_over_classes(np.array([3, 1]))
@@ -129,9 +130,8 @@ def gumbel_over_classes(class_counts: np.ndarray, *, temperature: float = 1.0) -
         return Draw(sampling.examples_by_class(example_key, classes, counts), classes, gumbel)
 
     def weights(psi: jax.Array, draw: Draw) -> jax.Array:
-        assert draw.noise is not None, 'draw: was not made by this estimator'
         return sampling.straight_through_over_classes(
-            psi, counts, draw.noise, temperature, drawn=draw.classes
+            psi, counts, _noise_of(draw), temperature, drawn=draw.classes
         )[1]
 
     return Estimator(draw, weights)
@@ -345,6 +345,12 @@ def _draw_by_class(
         return Draw(examples_by_class(example_key, classes, counts), classes)
 
     return draw
+
+
+def _noise_of(draw: Draw) -> jax.Array:
+    if draw.noise is None:
+        raise ValueError('draw: got one without noise, wanted one that this estimator made')
+    return draw.noise
 
 
 def _log_probabilities(psi: jax.Array, draw: Draw, counts: np.ndarray) -> jax.Array:

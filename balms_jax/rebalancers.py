@@ -199,7 +199,7 @@ def learning_to_reweight(class_counts: np.ndarray) -> Rebalancer:
         The rebalancer; ψ has no entries. Its engine's mode must be one of single examples.
 
     Raises:
-        ValueError: if counts are no whole numbers.
+        ValueError: if counts are no whole numbers; when used, if the mode gives no gradients.
 
     Example:
         >>> rebalancer = learning_to_reweight(np.array([90, 10]))
@@ -220,8 +220,7 @@ def learning_to_reweight(class_counts: np.ndarray) -> Rebalancer:
         psi: PyTree, gradients: jax.Array | None, draw: Draw, losses: jax.Array
     ) -> jax.Array:
         del psi, draw, losses
-        assert gradients is not None
-        helpful = jnp.maximum(-gradients, 0)
+        helpful = jnp.maximum(-_of_every_example(gradients), 0)
         total = helpful.sum()
         return helpful.size * helpful / jnp.where(total > 0, total, 1)
 
@@ -301,7 +300,7 @@ def class_balanced_domain_adaptation(
         The rebalancer; ψ has no entries. Its engine's mode must be one of single examples.
 
     Raises:
-        ValueError: if counts are no whole numbers.
+        ValueError: if counts are no whole numbers; when used, if the mode gives no gradients.
 
     Example:
         >>> rebalancer = class_balanced_domain_adaptation(np.array([50, 50]))
@@ -324,8 +323,7 @@ def class_balanced_domain_adaptation(
     def real_weights(
         psi: PyTree, gradients: jax.Array | None, draw: Draw, losses: jax.Array
     ) -> jax.Array:
-        assert gradients is not None
-        return weights(psi, draw, losses) - rate * gradients
+        return weights(psi, draw, losses) - rate * _of_every_example(gradients)
 
     return Rebalancer(
         (),
@@ -349,6 +347,15 @@ def _instance_balanced(counts: np.ndarray) -> Callable[[jax.Array, PyTree, int],
 def _equal_weights(psi: PyTree, draw: Draw, losses: jax.Array) -> jax.Array:
     del psi, draw
     return jnp.ones_like(losses)
+
+
+def _of_every_example(gradients: jax.Array | None) -> jax.Array:
+    if gradients is None:
+        raise ValueError(
+            'gradients: got None, wanted the meta-gradient of every example, which the modes of '
+            'single examples give'
+        )
+    return gradients
 
 
 def _dense(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:

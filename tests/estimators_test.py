@@ -253,6 +253,13 @@ def test_a_baseline_of_others_needs_another():
         estimator.weights(PSI, Draw(jnp.array([0]), jnp.array([0])))
 
 
+@pytest.mark.parametrize('name', ['examples', 'classes'])
+def test_a_draw_without_noise_has_no_soft_sample(name):
+    draw = make('score').draw(jax.random.key(0), PSI, 4)
+    with pytest.raises(ValueError, match='draw: got one without noise'):
+        make(name).weights(PSI, draw)
+
+
 @pytest.mark.parametrize('name', ALL)
 def test_bad_arguments_are_refused(name):
     with pytest.raises(ValueError, match=r'class_counts: got 1\.5, wanted whole'):

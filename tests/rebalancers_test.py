@@ -201,6 +201,14 @@ def test_learning_to_reweight_keeps_the_helpful_examples():
     np.testing.assert_array_equal(nobody, np.zeros(4))
 
 
+@pytest.mark.parametrize('name', rebalancers.ONE_BY_ONE)
+def test_weights_one_by_one_need_the_gradients(name):
+    rebalancer = rebalancers.REBALANCERS[name](COUNTS)
+    draw = rebalancer.draw(jax.random.key(0), (), 4)
+    with pytest.raises(ValueError, match='gradients: got None'):
+        rebalancer.real_weights((), None, draw, jnp.zeros(4))
+
+
 def test_the_weight_net_weighs_by_the_loss_alone():
     """Equal losses get equal weights, in 0..1; ψ has a gradient, the losses have none."""
     rebalancer = rebalancers.meta_weight_net(COUNTS, width=7)
