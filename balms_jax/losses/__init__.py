@@ -1,4 +1,4 @@
-"""Losses of logits, labels and a log prior: one value an example, in optax's manner."""
+"""Losses of logits, labels and a log prior: one value an example or class, in optax's manner."""
 
 from balms_jax.losses.balanced import (
     balanced_softmax_cross_entropy,

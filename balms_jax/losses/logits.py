@@ -23,18 +23,52 @@ def compute_dtype(logits: jax.Array) -> jnp.dtype:
     return logits.dtype if jnp.finfo(logits.dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
-def integer_labels(labels: ArrayLike, logits: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def fitting_where(
+    where: ArrayLike | None, logits: jax.Array, axes: tuple[int, ...]
+) -> jax.Array | None:
+    """Which elements to include, bool, at the logits' rank; raises ValueError for another shape.
+
+    It has the logits' shape, or, one an example, that of the labels; an axis may have size 1.
+    """
+    if where is None:
+        return None
+    where = jnp.asarray(where, bool)
+    of_examples = tuple(size for a, size in enumerate(logits.shape) if a not in axes)
+    whole = where
+    if where.ndim == len(of_examples):
+        whole = jnp.expand_dims(where, axes)
+    fits = whole.ndim == logits.ndim and all(
+        size in (1, wanted) for size, wanted in zip(whole.shape, logits.shape, strict=True)
+    )
+    # Several axes of classes are flattened into one: they are there whole, or not at all.
+    class_shape = tuple(whole.shape[a] for a in axes) if fits else ()
+    if class_shape not in ((1,) * len(axes), tuple(logits.shape[a] for a in axes)):
+        raise ValueError(
+            f"where: got shape {where.shape}, wanted the logits' {logits.shape} or {of_examples}, "
+            'one an example'
+        )
+    return whole
+
+
+def integer_labels(
+    labels: ArrayLike, logits: jax.Array, axes: tuple[int, ...], where: jax.Array | None = None
+) -> jax.Array:
     """The labels as an array, one an example; raises ValueError unless they are classes.
 
     While they are traced, those out of range become C: a gather fills it in, where it would wrap a
-    negative one around.
+    negative one around. So do those of examples that ``where``, at the logits' rank, excludes
+    whole: padding need not be a class.
     """
     labels = jnp.asarray(labels)
     num_classes = int(np.prod([logits.shape[a] for a in axes]))
-    priors.check_labels(labels, num_classes)
     wanted = tuple(size for a, size in enumerate(logits.shape) if a not in axes)
     if labels.shape != wanted:
         raise ValueError(f'labels: got shape {labels.shape}, wanted {wanted}, one an example')
+    included = labels
+    if where is not None:
+        is_included = jnp.broadcast_to(jnp.any(where, axes), wanted)
+        included = jnp.where(is_included, labels, jnp.zeros_like(labels))
+    priors.check_labels(included, num_classes)
     return priors.class_places(labels, num_classes)
 
 
