@@ -156,9 +156,10 @@ def _behind(done: PyTree, part: PyTree) -> PyTree:
         for leaf in jax.tree.leaves(done)
         if leaf.size and jnp.issubdtype(leaf.dtype, jnp.floating)
     ]
-    # Never so, unless all is lost anyway; but the compiler cannot know.
-    lost = jnp.isnan(sum(known, jnp.zeros([])))
-    return jax.tree.map(lambda leaf: jnp.where(lost, jnp.zeros_like(leaf), leaf), part)
+    entry = sum(known, jnp.zeros([]))
+    # Never so, also where an aux holds NaN; but the compiler cannot know.
+    never = jnp.isnan(entry) & jnp.isinf(entry)
+    return jax.tree.map(lambda leaf: jnp.where(never, jnp.zeros_like(leaf), leaf), part)
 
 
 def _check(batch: PyTree, parts: int) -> None:

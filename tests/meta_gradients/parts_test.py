@@ -93,6 +93,21 @@ def test_parts_of_any_loss_that_is_a_mean_over_examples(mode):
     assert_alike(whole, parts, 2e-4, 1e-6)
 
 
+@pytest.mark.parametrize('value', [jnp.nan, jnp.inf])
+@pytest.mark.parametrize('mode', EXACT)
+def test_what_an_aux_holds_changes_no_part(mode, value):
+    """A mean over an absent class is NaN; it is shown beside the losses and is none of them."""
+
+    def shown(loss):
+        return lambda *inputs: (loss(*inputs)[0], value * jnp.ones_like(inputs[-1][0][0]))
+
+    train_loss = meta_gradients.WeightedLosses(shown(losses), normalised)
+    whole = take_step(WEIGHTED, mode, OPTIMIZERS['momentum'], 1)
+    for train, meta in ((train_loss, meta_loss), (WEIGHTED, shown(meta_loss))):
+        parts = take_step(train, mode, OPTIMIZERS['momentum'], 4, meta_loss=meta)
+        assert_alike(whole, parts, 2e-4, 1e-6)
+
+
 def test_a_difference_in_parts_holds_the_weights():
     """Weights that read the losses would move with θ, and the difference with them."""
     whole, parts = (
