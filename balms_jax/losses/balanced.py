@@ -117,7 +117,8 @@ def balanced_softmax_cross_entropy_with_integer_labels(
         return jnp.take_along_axis(array, labels[..., None], axis=-1, mode='fill')[..., 0]
 
     # Taken before the sum, so that no array of the logits' size is kept for the sake of one entry.
-    label_term = (at_label(terms.eta) - terms.peak[..., 0]) + at_label(terms.shift)
+    eta = at_label(_flatten_classes_last(logits, axes).astype(terms.eta.dtype))
+    label_term = (eta - terms.peak[..., 0]) + at_label(terms.shift)
     loss = terms.log_normaliser - label_term - at_label(terms.emptiness)
     return _zero_where_nothing(loss, terms.where).astype(logits.dtype)
 
@@ -239,7 +240,7 @@ class _Terms(NamedTuple):
     constant 0 or −inf, so that no gradient ever meets an infinity.
     """
 
-    eta: jax.Array  # [..., classes]
+    eta: jax.Array  # [..., classes]; the peak at excluded ones
     peak: jax.Array  # [..., 1]
     shift: jax.Array  # [..., classes], of rank eta, each axis full or 1; at most 0
     emptiness: jax.Array  # like shift: 0, or −inf for an empty class
@@ -271,7 +272,12 @@ class _Terms(NamedTuple):
                 where = jnp.expand_dims(where, axes)
             where = _flatten_classes_last(where, axes)
         peak = _peak(eta, shift + emptiness, where)
-        return cls(eta.astype(dtype), peak, shift, emptiness, where)
+        eta = eta.astype(dtype)
+        if where is not None:
+            # A sum that leaves an exponential out still multiplies it, in the gradient, by 0. At
+            # the peak no exponent is above 0.
+            eta = jnp.where(where, eta, peak)
+        return cls(eta, peak, shift, emptiness, where)
 
     @property
     def centred(self) -> jax.Array:

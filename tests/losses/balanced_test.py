@@ -269,6 +269,51 @@ def test_excluded_classes_do_not_exist():
     np.testing.assert_allclose(jnp.exp(log_posterior).sum(-1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('excluded', [120.0, 1000.0, jnp.inf, jnp.nan])
+@pytest.mark.parametrize('log_prior', [LOG_PRIOR, WITH_EMPTY])
+@pytest.mark.parametrize('level', [0.0, -1000.0])
+def test_nor_do_they_in_a_gradient(log_prior, excluded, dtype, level):
+    """A padded class has gradient 0, the others theirs, and a row of nothing none.
+
+    In a sum over the rest the padded exponential is infinite, and the gradient 0 times it. So is
+    that of any constant beside logits that are all far below it.
+    """
+    logits = jnp.round(example()[0]) + level  # Exact in bfloat16, but for what is common to all.
+    labels, soft = jnp.arange(6) % 2, soft_labels(logits)
+    where = jnp.broadcast_to(jnp.arange(5) != 4, logits.shape).at[2].set(False)
+    logits, log_prior = logits.astype(dtype), jnp.asarray(log_prior, jnp.float32)
+    padded = jnp.where(where, logits, jnp.asarray(excluded, dtype))
+
+    def total(logits, log_prior, tau, soft, labels, where=None):
+        log_posterior = log_posterior_of(logits, log_prior, tau=tau, where=where)
+        kept = jnp.where(jnp.isfinite(log_posterior), log_posterior, 0)
+        terms = (
+            integer_loss(logits, labels, log_prior, tau=tau, where=where),
+            soft_loss(logits, soft.astype(dtype), log_prior, tau=tau, where=where),
+            kept.sum(-1),
+        )
+        return sum(term.astype(jnp.float32).sum() for term in terms)
+
+    soft = soft.at[:, 2].set(0)  # The class that may be empty.
+    differentiate = jax.value_and_grad(total, argnums=(0, 1, 2, 3))
+    value, grads = differentiate(padded, log_prior, 1.0, soft, labels, where)
+    rows = np.array([0, 1, 3, 4, 5])
+    alone, wanted = differentiate(
+        logits[rows, :4], log_prior[:4], 1.0, soft[rows, :4], labels[rows]
+    )
+    np.testing.assert_allclose(value, alone, rtol=1e-5)
+    np.testing.assert_array_equal(grads[0][2], 0)
+    np.testing.assert_array_equal(grads[0][:, 4], 0)
+    np.testing.assert_allclose(
+        grads[0][rows, :4].astype(jnp.float32), wanted[0].astype(jnp.float32), atol=1e-5
+    )
+    np.testing.assert_allclose(grads[1][:4], wanted[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(grads[1][4], 0)
+    np.testing.assert_allclose(grads[2], wanted[2], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(grads[3][rows, :4], wanted[3], rtol=1e-4, atol=1e-4)
+
+
 # By hand
 
 
