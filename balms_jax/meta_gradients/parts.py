@@ -19,7 +19,7 @@ OfPart = Callable[[int, PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
 
 
 def accumulate(
-    of_part: OfPart, batch: PyTree, parts: int, carry: PyTree = None
+    of_part: OfPart, batch: PyTree, parts: int, carry: PyTree = None, *, name: str = 'batch'
 ) -> tuple[PyTree, PyTree, PyTree]:
     r"""Computes something of each micro-batch, and keeps the mean alone.
 
@@ -31,12 +31,14 @@ def accumulate(
             so that each device has its share of each, and sorted classes are spread over them.
         parts: K.
         carry: of the first micro-batch.
+        name: what an error calls the batch.
 
     Returns:
         The mean, what was stacked as ``[parts, ...]``, and the last carry.
 
     Raises:
-        ValueError: if an array of the batch cannot be cut so.
+        ValueError: if an array of the batch cannot be cut so, or is not as long as the others: what
+            examples share would be cut too.
 
     Example:
         >>> squares = lambda which, x, carry: (jnp.mean(x**2), x, carry)
@@ -44,7 +46,7 @@ def accumulate(
         >>> print(mean, together(examples))
         3.5 [0. 1. 2. 3.]
     """
-    _check(batch, parts)
+    _check(batch, parts, name)
     total: PyTree = None
     stacked: list[PyTree] = []
     # Not a scan, in which XLA runs convolutions some ten times slower on the CPU.
@@ -114,7 +116,7 @@ def meta_gradient(
         (loss, aux), grads = jax.value_and_grad(meta_loss, has_aux=True)(params, part, *carry)
         return (loss, grads), aux, nothing
 
-    (loss, grads), aux, _ = accumulate(of_part, meta_batch, parts)
+    (loss, grads), aux, _ = accumulate(of_part, meta_batch, parts, name='meta_batch')
     return (loss, aux), grads
 
 
@@ -162,11 +164,19 @@ def _behind(done: PyTree, part: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.where(never, jnp.zeros_like(leaf), leaf), part)
 
 
-def _check(batch: PyTree, parts: int) -> None:
+def _check(batch: PyTree, parts: int, name: str) -> None:
+    first = None
     for path, leaf in jax.tree.leaves_with_path(batch):
         shape: Any = jnp.shape(leaf)
+        this = name + jax.tree_util.keystr(path)
         if not shape or shape[0] % parts:
             raise ValueError(
-                f'batch{jax.tree_util.keystr(path)}: got shape {shape}, wanted a leading axis of '
-                f'a multiple of the {parts} parts'
+                f'{this}: got shape {shape}, wanted a leading axis of a multiple of the {parts} '
+                'parts'
+            )
+        first = first or (this, shape[0])
+        if shape[0] != first[1]:
+            raise ValueError(
+                f'{this}: got shape {shape}, wanted a leading axis of {first[1]}, as {first[0]} '
+                'has; an array that the examples share would be cut: close over it'
             )

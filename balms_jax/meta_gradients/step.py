@@ -96,6 +96,7 @@ def value_and_meta_grad(
             after another, so that the activations of one are in memory. Both losses must be means
             over examples, or weights and losses of them; weights stay those of the whole batch, and
             the result the same. Every mode then computes a forward pass again, as ``lean`` does.
+            All arrays of a batch are cut, and must be of one length: close over what is shared.
 
     Returns:
         f(psi, params, opt_state, batch, meta_batch, carry=None) → :class:`MetaStep`. ψ is any
@@ -106,8 +107,9 @@ def value_and_meta_grad(
     Raises:
         ValueError: if the mode is unknown or does not suit the train loss, K or the carry, K or
             parts are no whole numbers above 0, K > 1 and an array of batch has no leading axis of
-            K, K > 1 in parts, an array cannot be cut into the parts, ψ is not floating point, or
-            weights and losses are not one of each for every example.
+            K, K > 1 in parts, an array cannot be cut into the parts or is not as long as the others
+            of its batch, ψ is not floating point, or weights and losses are not one of each for
+            every example.
         CoupledExamplesError: a ValueError of ``ghost_product``, naming what couples examples.
 
     Example:

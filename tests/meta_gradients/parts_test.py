@@ -212,3 +212,29 @@ def test_a_batch_that_cannot_be_cut_is_refused_by_its_array():
         ValueError, match=r"batch\['x'\]: got shape \(6, 2\), wanted .* the 4 parts"
     ):
         in_parts.accumulate(lambda *_: ((), (), None), {'x': batch['x']}, 4)
+
+
+def test_an_array_that_examples_share_is_refused():
+    """A table that the examples index would be cut with them, and a part would read another row."""
+    optimizer = optax.sgd(0.1)
+
+    def loss(w, batch):
+        return jnp.mean((w - batch['table'][batch['i']]) ** 2), None
+
+    def whole(w, i):
+        return jnp.mean((w - i) ** 2), None
+
+    i, table, w = jnp.arange(8) % 4, jnp.arange(4.0), jnp.float32(1)
+    shared = {'i': i, 'table': table}
+    for train, meta, batches, name in (
+        (loss, whole, (shared, i), 'batch'),
+        (whole, loss, (i, shared), 'meta_batch'),
+    ):
+        step = meta_gradients.value_and_meta_grad(
+            lambda w, psi, batch, train=train: train(w - psi, batch), meta, optimizer, parts=2
+        )
+        message = (
+            rf"^{name}\['table'\]: got shape \(4,\), wanted a leading axis of 8, as {name}\['i'\]"
+        )
+        with pytest.raises(ValueError, match=message):
+            step(w, w, optimizer.init(w), *batches)
