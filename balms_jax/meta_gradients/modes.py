@@ -59,23 +59,22 @@ def reverse(train_loss: TrainLoss, params: PyTree, psi: PyTree, batch: PyTree) -
 def forward_over_reverse(
     train_loss: TrainLoss, params: PyTree, psi: PyTree, batch: PyTree
 ) -> InnerGradient:
-    r"""One linearisation at θ: transposed it gives g, pushed forward ∂_θ(∇_ψ L)·u.
+    r"""One backward pass gives g and ∇_ψ L; its linearisation, pushed forward, ∂_θ(∇_ψ L)·u.
 
     The mixed derivatives commute: :math:`\partial_\psi \langle u, \nabla_\theta L\rangle =
     \partial_\theta (\nabla_\psi L)\, u`. Where ψ enters by weights of the losses, ∇_ψ L costs one
     forward pass, and its tangent is the tangent of the losses.
     """
 
-    def loss_and_psi_grad(params: PyTree) -> tuple[tuple[jax.Array, PyTree], PyTree]:
-        (loss, aux), psi_grad = jax.value_and_grad(train_loss, argnums=1, has_aux=True)(
-            params, psi, batch
-        )
-        return (loss, psi_grad), aux
+    def psi_grad(params: PyTree) -> tuple[PyTree, tuple[jax.Array, PyTree, PyTree]]:
+        # By θ too, or a loss with rules of its own (jax.custom_vjp) would meet a tangent first.
+        (loss, aux), (grads, psi_grad) = jax.value_and_grad(
+            train_loss, argnums=(0, 1), has_aux=True
+        )(params, psi, batch)
+        return psi_grad, (loss, aux, grads)
 
-    (loss, psi_grad), push_forward, aux = jax.linearize(loss_and_psi_grad, params, has_aux=True)
-    transposed = jax.linear_transpose(push_forward, params)
-    (grads,) = transposed((jnp.ones_like(loss), jax.tree.map(jnp.zeros_like, psi_grad)))
-    return InnerGradient(loss, aux, grads, lambda u: Product(push_forward(u)[1]))
+    _, push_forward, (loss, aux, grads) = jax.linearize(psi_grad, params, has_aux=True)
+    return InnerGradient(loss, aux, grads, lambda u: Product(push_forward(u)))
 
 
 def recomputed(
@@ -96,7 +95,8 @@ def recomputed(
         along = train_loss if exact else weights_held(train_loss, params, batch)
 
         def psi_grad(params: PyTree) -> PyTree:
-            return jax.grad(along, argnums=1, has_aux=True)(params, psi, batch)[0]
+            # By θ too, as above; the compiler leaves it out.
+            return jax.grad(along, argnums=(0, 1), has_aux=True)(params, psi, batch)[0][1]
 
         def mixed_product(u: PyTree) -> Product:
             return Product(directional(psi_grad, beside(params, u), direction(u, grads)))

@@ -63,8 +63,8 @@ def value_and_meta_grad(
     mode                      time  memory  the product ∂_ψ⟨u, ∇_θ L⟩
     ========================  ====  ======  ========================================================
     ``reverse``               8     1.7 A   the inner gradient is differentiated again in reverse
-    ``forward_over_reverse``  8     1.7 A   one linearisation: transposed it gives g, pushed forward
-                                            along u the product
+    ``forward_over_reverse``  8     1.7 A   the backward pass that gave g, linearised and pushed
+                                            forward along u
     ``lean``                  9     A       the same, the forward pass computed again after u
     ``per_example``           8     1.7 A   the losses' tangents along u, ∂L_meta/∂z_b, then pulled
                                             back through the weights; a :class:`WeightedLosses`
@@ -75,6 +75,8 @@ def value_and_meta_grad(
     ========================  ====  ======  ========================================================
 
     All but the last are exact: they agree to rounding, for any transformation and any ψ.
+    ``per_example`` and ``ghost_product`` need forward mode of the examples' losses, which a
+    ``jax.custom_vjp`` has not; ``forward_over_reverse`` and ``lean`` differentiate its rules.
     :func:`finite_difference` makes the last with another scheme, step or precision.
 
     Args:

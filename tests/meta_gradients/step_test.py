@@ -275,6 +275,51 @@ def test_psi_may_be_any_hyperparameter():
         assert float(jnp.abs(outs[0].psi_grad['tau'])) > 0
 
 
+@jax.custom_vjp
+def by_hand(logits, labels):
+    """A cross-entropy with a backward pass of its own, as a fused kernel's."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def forward_by_hand(logits, labels):
+    """Not by_hand again, which would hide its tangent."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels), (logits, labels)
+
+
+def backward_by_hand(kept, cotangent):
+    logits, labels = kept
+    return cotangent[:, None] * (jax.nn.softmax(logits) - jax.nn.one_hot(labels, CLASSES)), None
+
+
+by_hand.defvjp(forward_by_hand, backward_by_hand)
+
+
+@pytest.mark.parametrize('parts', [1, 2])
+@pytest.mark.parametrize('mode', ['reverse', 'forward_over_reverse', 'lean', 'finite_difference'])
+def test_a_loss_may_have_a_backward_pass_of_its_own(mode, parts):
+    """It has no forward mode: its two passes must be pushed forward, and not itself."""
+    with jax.enable_x64(True):
+        psi, params, (inputs, draw), meta_batch = problem(REBALANCERS['meta_sampler'])
+
+        def through(cross_entropy):
+            def loss(params, psi, batch):
+                weights = jax.nn.sigmoid(psi)[batch[1]]  # The rule itself sees θ alone.
+                values = cross_entropy(network(params, batch[0]), batch[1])
+                return jnp.mean(weights * values), None
+
+            step = meta_gradients.value_and_meta_grad(
+                loss, meta_loss, optax.sgd(0.3), mode=mode, parts=parts
+            )
+            state = optax.sgd(0.3).init(params)
+            return jax.jit(step)(psi, params, state, (inputs, draw.classes), meta_batch)
+
+        out = through(by_hand)
+        plain = through(optax.softmax_cross_entropy_with_integer_labels)
+        rtol = 1e-6 if mode == 'finite_difference' else 1e-10
+        np.testing.assert_allclose(out.psi_grad, plain.psi_grad, rtol=rtol)
+        chex.assert_trees_all_close(out.params, plain.params, rtol=1e-12)
+
+
 def test_finite_difference_is_close_on_a_smooth_network():
     """A central difference errs by h², here far below the gradient, in double precision."""
     with jax.enable_x64(True):
