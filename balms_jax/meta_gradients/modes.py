@@ -13,7 +13,7 @@ import optax
 from jax.typing import DTypeLike
 
 from balms_jax.meta_gradients.ghost import tapped
-from balms_jax.meta_gradients.train_loss import PyTree, TrainLoss, WeightedLosses
+from balms_jax.meta_gradients.train_loss import PyTree, TrainLoss, WeightedLosses, check_range
 
 Function = Callable[[PyTree], PyTree]
 
@@ -149,8 +149,10 @@ def ghost_product(
     weighted = _weighted(train_loss, 'ghost_product')
     values, backward, aux = tapped(weighted.losses, params, batch)
     z, pull_back = jax.vjp(lambda psi: weighted.weigh(psi, batch, values), psi)
+    check_range('losses', values.dtype)
     # δ_b comes out times z_b: where that is 0, it is read beside 0.
-    seen = jnp.where(jnp.abs(z) < 1e-20, 1e-20, z).astype(values.dtype)
+    seen = z.astype(values.dtype)
+    seen = jnp.where(jnp.abs(seen) < 1e-20, 1e-20, seen)
     grads, products = backward(seen / z.size)
 
     def mixed_product(u: PyTree) -> Product:

@@ -24,7 +24,7 @@ import optax
 from balms_jax.meta_gradients.horizon import check_batches, train_steps
 from balms_jax.meta_gradients.modes import MODES, Mode
 from balms_jax.meta_gradients.parts import meta_gradient, mode_in_parts
-from balms_jax.meta_gradients.train_loss import MetaLoss, PyTree, TrainLoss
+from balms_jax.meta_gradients.train_loss import MetaLoss, PyTree, TrainLoss, check_range
 from balms_jax.meta_gradients.update import Optimizer, Update, differentiable_update, reads_psi
 
 
@@ -110,8 +110,8 @@ def value_and_meta_grad(
         ValueError: if the mode is unknown or does not suit the train loss, K or the carry, K or
             parts are no whole numbers above 0, K > 1 and an array of batch has no leading axis of
             K, K > 1 in parts, an array cannot be cut into the parts or is not as long as the others
-            of its batch, ψ is not floating point, or weights and losses are not one of each for
-            every example.
+            of its batch, ψ is not floating point, ψ or the parameters (for ``ghost_product`` the
+            losses too) are float16, or weights and losses are not one of each for every example.
         CoupledExamplesError: a ValueError of ``ghost_product``, naming what couples examples.
 
     Example:
@@ -164,7 +164,7 @@ def value_and_meta_grad(
         meta_batch: PyTree,
         carry: PyTree = None,
     ) -> MetaStep:
-        _check_psi(psi)
+        _check_types(psi, params)
         if parts > 1 or (steps == 1 and carry is None):
             return one(psi, params, opt_state, batch, meta_batch, carry)
         if chosen.one_step:
@@ -242,7 +242,7 @@ def _one_step(
     return step
 
 
-def _check_psi(psi: PyTree) -> None:
+def _check_types(psi: PyTree, params: PyTree) -> None:
     for path, leaf in jax.tree.leaves_with_path(psi):
         kind = jnp.result_type(leaf)
         if not jnp.issubdtype(kind, jnp.floating):
@@ -250,6 +250,11 @@ def _check_psi(psi: PyTree) -> None:
                 f'psi{jax.tree_util.keystr(path)}: got {kind}, wanted a floating type: it is '
                 'differentiated'
             )
+    for name, tree in (('psi', psi), ('params', params)):
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            kind = jnp.result_type(leaf)
+            if jnp.issubdtype(kind, jnp.floating):
+                check_range(name + jax.tree_util.keystr(path), kind)
 
 
 def _outcome(trained: Any) -> tuple[Any, Any]:

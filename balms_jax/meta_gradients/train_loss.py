@@ -64,3 +64,15 @@ class WeightedLosses:
         """
         at = jax.lax.stop_gradient(self.losses(params, batch, *carry)[0])
         return WeightedLosses(self.losses, lambda psi, batch, values: self.weights(psi, batch, at))
+
+
+def check_range(name: str, kind: jnp.dtype) -> None:
+    """Raises ValueError for float16, beside whose zeros no derivative can be taken.
+
+    What stands in for a 0 must be small beside everything, and its square no 0.
+    """
+    if float(jnp.finfo(kind).tiny) > 1e-30:
+        raise ValueError(
+            f'{name}: got {kind}, wanted bfloat16, float32 or float64: the squares of small '
+            f'gradients are 0 in {kind}'
+        )

@@ -47,7 +47,10 @@ def reads_psi(optimizer: Optimizer) -> bool:
 
 
 def _off_zero(grads: PyTree) -> PyTree:
-    """Moves entries of exactly 0: no norm notices, and no root's derivative overflows."""
+    """Moves entries of exactly 0: no norm notices, and no root's derivative overflows.
+
+    To 4.2e-12 in float32 and bfloat16; float16, where it would be 0.05, is refused.
+    """
 
     def move(grad: jax.Array) -> jax.Array:
         return jnp.where(grad == 0, float(jnp.finfo(grad.dtype).tiny) ** 0.3, grad)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from balms_jax import meta_gradients
+from balms_jax.meta_gradients.update import differentiable_update
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 
@@ -118,6 +119,59 @@ def test_a_gradient_of_zero_makes_no_nan(name):
     out = step(jnp.zeros(5), params, UPDATES[name].init(params), batch, meta_batch)
     assert np.all(np.isfinite(out.psi_grad))
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(out.params))
+
+
+@pytest.mark.parametrize('eps', [1e-3, 1e-6, 1e-8, 1e-9])
+def test_adams_slope_at_zero_is_that_of_its_eps(eps):
+    """Its first step is −g / (|g| + ε). The place where it is read is small beside these ε."""
+    optimizer = optax.adam(1.0, eps=eps)
+    update = differentiable_update(optimizer)
+    at = jnp.zeros([])
+    slope = jax.grad(lambda g: update(g, optimizer.init(at), at, None)[0])(at)
+    np.testing.assert_allclose(slope, -1 / eps, rtol=0.01)
+
+
+@pytest.mark.parametrize('mode', ['reverse', 'ghost_product'])
+def test_float16_is_refused_by_its_array(mode):
+    """A stand-in for a gradient of 0 is either no longer small in it, or its square is 0."""
+    half, single = jnp.ones(2, jnp.float16), jnp.ones(2)
+    for psi, params, message in (
+        ({'weight': half}, {'w': single}, r"^psi\['weight'\]: got float16, wanted bfloat16"),
+        ({'weight': single}, {'w': half}, r"^params\['w'\]: got float16, wanted bfloat16"),
+    ):
+        step = meta_gradients.value_and_meta_grad(
+            meta_gradients.WeightedLosses(
+                lambda params, x: ((params['w'] - x) ** 2, None),
+                lambda psi, x, values: psi['weight'],
+            ),
+            lambda params, x: (jnp.mean((params['w'] - x) ** 2), None),
+            optax.sgd(0.1),
+            mode=mode,
+        )
+        with pytest.raises(ValueError, match=message):
+            step(psi, params, optax.sgd(0.1).init(params), single, single)
+
+
+def test_nor_does_the_ghost_product_take_losses_of_float16():
+    """It divides by what stands in for a weight of 0; weights alone may be of any type."""
+
+    def take(losses_type, weights_type):
+        step = meta_gradients.value_and_meta_grad(
+            meta_gradients.WeightedLosses(
+                lambda w, x: (((w - x) ** 2).astype(losses_type), None),
+                lambda psi, x, values: psi.astype(weights_type),
+            ),
+            lambda w, x: (jnp.mean((w - x) ** 2), None),
+            optax.sgd(0.1),
+            mode='ghost_product',
+        )
+        x, w = jnp.array([1.0, 2.0]), jnp.zeros([])
+        return step(jnp.array([0.0, 1.0]), w, optax.sgd(0.1).init(w), x, x)
+
+    with pytest.raises(ValueError, match='losses: got float16'):
+        take(jnp.float16, jnp.float32)
+    wanted = take(jnp.float32, jnp.float32).psi_grad
+    np.testing.assert_allclose(take(jnp.float32, jnp.float16).psi_grad, wanted, rtol=1e-3)
 
 
 @pytest.mark.parametrize('mode', ['lean', 'per_example', 'ghost_product', 'finite_difference'])
