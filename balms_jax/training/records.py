@@ -4,7 +4,8 @@ run.json          what was trained on what: facts
 config.json       the whole config
 metrics.jsonl     one object a line: 'train' at every step, 'rates' (what is learned of ψ),
                   'evaluation'. The same for an interrupted run as for an undisturbed one.
-throughput.jsonl  images per second: differs from run to run
+throughput.jsonl  images per second from checkpoint to checkpoint, without compilations; differs
+                  from run to run
 evaluation.json   the final evaluation
 tensorboard/      the scalars again
 """
@@ -93,6 +94,7 @@ class Records:
                     kept.append(line + '\n')
         _write_whole(self._metrics_path, ''.join(kept))
         self._metrics = open(self._metrics_path, 'a', encoding='utf-8')  # noqa: SIM115
+        (self.workdir / 'throughput.jsonl').touch()  # A short run may have no line for it.
         if self._tensorboard_wanted and self._board is None:
             from tensorboardX import SummaryWriter
 

@@ -1,6 +1,7 @@
 """The loop of a stage: steps, records, evaluations, checkpoints. It never waits for the device.
 
-A save it waits for only before the next one, and at the end.
+But for a first call, which compiles and is not timed; and a save it waits for only before the next
+one, and at the end.
 
 Runs that differ in their seed alone are taken through it together.
 """
@@ -87,7 +88,7 @@ def run(
     stays = jax.tree.map(lambda leaf: leaf.sharding, state)
     run_steps = steps.compile_steps(loop.step, runs, own_inputs=loop.own_inputs, stays=stays)
     pending: tuple[int, dict[str, jax.Array]] | None = None
-    clock, clock_step = time.monotonic(), step
+    compiled: set[int] = set()  # counts of steps
 
     def evaluate() -> None:
         for each, (measure, _, records) in zip(unstack(state, runs), kept, strict=True):
@@ -101,6 +102,7 @@ def run(
 
     if step == 0 and loop.evaluates_ends:
         evaluate()
+    clock, clock_step = time.monotonic(), step
     with progress.stage(loop.name, total, step, runs * loop.batch_size) as show:
         while step < total:
             # Boundaries are absolute, so that a resumed run makes the same compiled calls.
@@ -110,7 +112,16 @@ def run(
                 boundary = min(boundary, _next(step, loop.epoch))
             whole = step % loop.steps_per_call == 0 and step + loop.steps_per_call <= boundary
             count = loop.steps_per_call if whole else 1
+            compiles = count not in compiled
+            if compiles:
+                settle()  # Or the rest of the call before would not be timed either.
+                begun = time.monotonic()
             state, metrics = run_steps(state, *given(state), steps=count)
+            if compiles:
+                jax.block_until_ready(metrics)
+                compiled.add(count)
+                clock += time.monotonic() - begun
+                clock_step += count
             # The metrics of the call before are fetched while the device is busy with this one.
             settle()
             step += count
@@ -134,7 +145,8 @@ def run(
                 for each, files in zip(unstack(state, runs), kept, strict=True):
                     files.records.sync()
                     files.checkpoints.save(each)
-                    files.records.throughput(step, images / max(now - clock, 1e-9))
+                    if images:
+                        files.records.throughput(step, images / max(now - clock, 1e-9))
                 clock, clock_step = time.monotonic(), step
             if stopping or step == total:
                 for files in kept:
