@@ -12,7 +12,7 @@ from balms_jax.models import Network, weights
 from balms_jax.rebalancers import Rebalancer
 from balms_jax.training import checks, cost_schedule, state, steps
 from balms_jax.training.checkpoints import Checkpoints
-from balms_jax.training.material import Material, load_material
+from balms_jax.training.material import Material, load_material, meta_source
 from balms_jax.training.recipe import Recipe, Stage
 from balms_jax.training.records import WorkdirError, identity
 from balms_jax.training.state import TrainState
@@ -127,12 +127,15 @@ def open_features(
 ) -> Checkpoints | None:
     """Where the features that a second stage is trained on are kept.
 
-    Only those of image files are: of others they are sooner extracted again than read.
+    Only those of image files are: of others they are sooner extracted again than read. The first
+    stage does not tell whether there is a meta set apart, whose features are kept too.
     """
     if stage.trains == 'all' or stage.features != 'cached' or not recipe.data.files.train:
         return None
-    like = open_checkpoints(workdir, recipe, 'stage_1', material).identity
-    return Checkpoints(workdir / 'features', keep=1, identity=like | {'views': stage.views})
+    like = open_checkpoints(workdir, recipe, 'stage_1', material).identity | {'views': stage.views}
+    if (source := meta_source(recipe)) != 'train':  # So that earlier runs' features stay theirs.
+        like['meta_source'] = source
+    return Checkpoints(workdir / 'features', keep=1, identity=like)
 
 
 def first_state(

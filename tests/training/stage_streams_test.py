@@ -211,6 +211,23 @@ def test_a_decoupled_run_decodes_for_its_second_stage_once(folder, tmp_path, mon
         job.train(other, tmp_path / 'other', stage_1_from=tmp_path / 'whole')
 
 
+def test_features_of_another_meta_set_are_not_taken_over(folder, tmp_path):
+    """A meta set apart has features of its own, which a run that has none does not keep."""
+    first = recipe_of(folder, streamed=False)
+    first = dataclasses.replace(first, data=dataclasses.replace(first.data, held_out=0.25))
+
+    def with_meta_set(source):
+        meta = dataclasses.replace(first.stage_1.meta, rebalancer='meta_sampler', source=source)
+        stage_2 = dataclasses.replace(first.stage_1, trains='classifier', meta=meta)
+        return dataclasses.replace(first, stage_2=stage_2)
+
+    trained(tmp_path / 'alone', with_meta_set('held_out'))
+    trained(tmp_path / 'train', with_meta_set('train'))
+    job.train(with_meta_set('held_out'), tmp_path / 'over', stage_1_from=tmp_path / 'train')
+    told = [(tmp_path / run / 'evaluation.json').read_text() for run in ('over', 'alone')]
+    assert told[0] == told[1]
+
+
 def test_a_set_of_files_is_read_as_it_is(folder):
     """Classes keep all their images, and the facts tell the imbalance that they have."""
     material = load_material(recipe_of(folder, streamed=True))
