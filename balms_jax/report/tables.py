@@ -106,6 +106,11 @@ def table_note(groups: Sequence[Replicates]) -> str:
             f'{error:.1f} points.'
         )
     notes.append(absent_groups(first.class_counts))
+    if any(not math.isfinite(group.statistics('gradient_weight_exponent')[0]) for group in groups):
+        notes.append(
+            'The gradient-weight exponent is known of softmax with adjusted logits and of draws or '
+            'weights by class; of other methods it was not measured (–).'
+        )
     if len(groups) > 1:
         notes.append(BEST_IS_BOLD)
     return ' '.join(note for note in notes if note)

@@ -1,6 +1,5 @@
 """What is measured of a run: the test set during training and at the end, and gradient weights."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,17 +32,41 @@ def stage_evaluation(
 ) -> Callable[[TrainState], dict[str, Any]]:
     """What is recorded during training: the test set, and the classes' gradient weights."""
     counts, source = np.asarray(material.class_counts), material.source
-    places, labels = probe(counts, recipe.evaluation.gradient_examples)
-    probe_inputs = subset(inputs.probe, places)
     evaluator = _evaluator(recipe, material, logits)
-    adjustment = functools.partial(_adjustment, stage, counts, rebalancer)
-    probe_logits = jax.jit(at_test(logits, source))
+    weights = _gradient_weights(recipe, stage, counts, at_test(logits, source), inputs, rebalancer)
 
     def evaluate(current: TrainState) -> dict[str, Any]:
         variables = (current.params, current.batch_stats)
         learned = learned_log_prior(stage, counts, rebalancer, current)
         result = evaluator(variables, inputs.test, source.test_labels, learned)['uniform']
         del result['confusion_matrix'], result['reliability']
+        return {**result, **weights(current)}
+
+    return evaluate
+
+
+def _gradient_weights(
+    recipe: Recipe,
+    stage: Stage,
+    counts: np.ndarray,
+    logits: Callable[[tuple[PyTree, PyTree], jax.Array], jax.Array],
+    inputs: StageInputs,
+    rebalancer: Rebalancer | None,
+) -> Callable[[TrainState], dict[str, Any]]:
+    """Gives the state → the classes' gradient weights and their exponent, for the record.
+
+    None where they are not known: their formula is that of softmax with adjusted logits and of
+    weights by class, and would give 0 as the exponent of every other loss, whatever it does.
+    """
+    by_class = rebalancer is None or rebalancer.real_weights is None
+    if stage.loss.name != 'balanced_softmax' or not by_class:
+        return lambda current: {'gradient_weights': None, 'gradient_weight_exponent': None}
+    places, labels = probe(counts, recipe.evaluation.gradient_examples)
+    probe_inputs = subset(inputs.probe, places)
+    probe_logits = jax.jit(logits)
+
+    def weights(current: TrainState) -> dict[str, Any]:
+        variables = (current.params, current.batch_stats)
         probed = over_batches(
             lambda batch, start: probe_logits(variables, batch), probe_inputs, mesh.of(variables)
         )
@@ -51,18 +74,17 @@ def stage_evaluation(
             diagnostics.effective_gradient_weights(
                 probed,
                 labels,
-                adjustment(current),
+                _adjustment(stage, counts, rebalancer, current),
                 class_weights=_class_weights(stage, counts, rebalancer, current),
             )
         )
         exponent = diagnostics.gradient_weight_exponent(weights, counts)
         return {
-            **result,
             'gradient_weights': evaluation.plain(weights),
             'gradient_weight_exponent': exponent if np.isfinite(exponent) else None,
         }
 
-    return evaluate
+    return weights
 
 
 def final_evaluation(
@@ -189,7 +211,12 @@ def classified(
 def learned_log_prior(
     stage: Stage, counts: np.ndarray, rebalancer: Rebalancer | None, current: TrainState
 ) -> np.ndarray:
-    """The prior that plain logits follow: log of what the classes weighed, less the adjustment."""
+    """The prior that plain logits follow: log of what the classes weighed, less the adjustment.
+
+    So it is for softmax with adjusted logits and for weights by class. What margins, temperatures,
+    costs, spared gradients, focal losses and weights of single examples leave has no closed form;
+    they are taken for plain softmax with the class weights that they have, if any.
+    """
     held = np.maximum(counts, 1)  # An empty class has nothing to learn from.
     share = held / held.sum()
     weighed = np.log(share * _class_weights(stage, counts, rebalancer, current))

@@ -134,6 +134,10 @@ def cells(page: Path, row: str) -> list[str]:
     return [html.unescape(re.sub('<[^>]*>', '', text)).replace('\u202f', ' ') for text in texts]
 
 
+def read_lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def change(file: Path, **values: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
@@ -171,6 +175,25 @@ def test_value_that_was_not_recorded_is_a_dash(tmp_path):
     evaluation['uniform']['negative_log_likelihood'] = None
     (run / 'evaluation.json').write_text(json.dumps(evaluation))
     assert comparison.comparison_table([runs.read_run(run)])[0]['NLL'] == '–'
+
+
+def test_gradient_weights_that_are_not_known_are_a_dash_and_in_no_figure(tmp_path):
+    # An exponent of 0 would say that the method leaves the imbalance as it is.
+    members = [write_run(tmp_path / method, method) for method in ('softmax', 'balms')]
+    unknown = {'gradient_weights': None, 'gradient_weight_exponent': None}
+    for line in (lines := read_lines(members[0] / 'metrics.jsonl')):
+        line.update(unknown if line['kind'] == 'evaluation' else {})
+    text = ''.join(json.dumps(line) + '\n' for line in lines)
+    (members[0] / 'metrics.jsonl').write_text(text)
+    evaluation = json.loads((members[0] / 'evaluation.json').read_text())
+    evaluation['uniform'] |= unknown
+    change(members[0] / 'evaluation.json', **evaluation)
+    page = report.write_report(members, tmp_path / 'page.html')
+    assert cells(page, 'Softmax')[8] == '–'
+    assert cells(page, 'BALMS')[8] != '–'
+    assert 'of other methods it was not measured (–)' in page.read_text()
+    assert 'alt="Gradient-weight exponent over training for BALMS."' in page.read_text()
+    assert 'alt="Effective gradient weights against class counts for BALMS."' in page.read_text()
 
 
 def test_a_repeated_seed_is_no_second_seed(tmp_path):

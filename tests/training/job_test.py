@@ -75,6 +75,14 @@ MECHANISMS = [
     'balanced_softmax_experts',
     'balanced_softmax_averaged',
 ]
+OTHER_GRADIENTS = [
+    'equalization',
+    'cost_sensitive',
+    'ldam_drw',
+    'learning_to_reweight',
+    'meta_weight_net',
+    'class_balanced_domain_adaptation',
+]
 
 
 @pytest.mark.parametrize('method', MECHANISMS)
@@ -94,6 +102,10 @@ def test_every_mechanism_trains_and_records(method, small_recipe, tmp_path):
     shown = method not in ('learning_to_reweight', 'meta_weight_net')  # Their ψ is of no class.
     assert bool(by_kind(tmp_path / 'run', 'rates')) == (learned and shown)
     assert np.isfinite(result['uniform']['negative_log_likelihood'])
+    last = by_kind(tmp_path / 'run', 'evaluation')[-1]
+    for name in ('gradient_weights', 'gradient_weight_exponent'):
+        # The formula is of softmax and weights by class: for others it gives 0, whatever they do.
+        assert (last[name] is None) == (method in OTHER_GRADIENTS), name
 
 
 def test_the_frozen_backbone_does_not_move(small_recipe, tmp_path):
