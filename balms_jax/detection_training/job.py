@@ -86,7 +86,8 @@ def train(
         result, pictures = evaluation.final_evaluation(
             recipe, last, material, devices, functions, final
         )
-        run.records.json('run', facts(recipe, material, devices, final, run.skipped))
+        replaced = processes.total(run.skipped)
+        run.records.json('run', facts(recipe, material, devices, final, replaced))
         if processes.is_first():
             keep_pictures(workdir / PICTURES, material, pictures)
         run.records.json('evaluation', result)
@@ -116,7 +117,9 @@ class _Run(NamedTuple):
     recipe: Recipe
     records: Records
     checkpoints: dict[str, Checkpoints]  # by stage
-    skipped: Counter[str]  # how often each corrupt image was replaced, by name
+    skipped: Counter[str]
+    """How often each corrupt image was replaced, by name, as this process saw it; in the first one
+    since the run began."""
 
 
 def _open(
@@ -146,7 +149,7 @@ def _open(
         opened.callback(each.close)
     steps_done = {name: each.latest_step for name, each in checkpoints.items()}
     records.resume({name: step for name, step in steps_done.items() if step is not None})
-    return _Run(recipe, records, checkpoints, Counter())
+    return _Run(recipe, records, checkpoints, records.replaced_images())
 
 
 def _run_stages(
@@ -168,7 +171,8 @@ def _run_stages(
         state = mesh.lay_out(devices, first)
         run.records.begin(name)
         if index == 0:
-            run.records.json('run', facts(recipe, material, devices, state))
+            replaced = processes.total(run.skipped)
+            run.records.json('run', facts(recipe, material, devices, state, replaced))
         done = run.checkpoints[name].latest_step
         if done is not None:
             state = run.checkpoints[name].restore(state)
@@ -249,7 +253,14 @@ def _run_stage(
         of_kinds = evaluation.scalars(evaluation.precision(recipe, material, found))
         return next(iter(of_kinds.values()))  # Of the masks, where there are any.
 
-    kept = stages.Kept(evaluate, run.checkpoints[name], run.records)
+    known = facts(recipe, material, devices, state)
+
+    def count() -> None:
+        replaced = {'replaced_images': dict(processes.total(run.skipped))}
+        run.records.json('run', known | replaced)
+
+    beside = count if recipe.data.corrupt == 'skip' and not cached else None
+    kept = stages.Kept(evaluate, run.checkpoints[name], run.records, beside)
     progress.say(f'{progress.title} {name}: the first step is compiled, minutes on a CPU')
     with contextlib.ExitStack() as opened:
         if cached:

@@ -24,6 +24,7 @@ def facts(recipe: Recipe, material: Material, devices: Mesh, final: TrainState) 
     weights_facts = {}
     if material.weights_fingerprint:
         weights_facts['weights_fingerprint'] = material.weights_fingerprint
+    missing = {'missing_images': material.missing_images} if material.missing_images else {}
     packages = ('balms_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
     return {
         'method': recipe.method,
@@ -41,6 +42,7 @@ def facts(recipe: Recipe, material: Material, devices: Mesh, final: TrainState) 
         'held_out_examples': sum(material.held_out_counts),
         'selection_rule': 'last epoch',
         'data_fingerprint': material.fingerprint,
+        **missing,
         **weights_facts,
         'device': f'{devices.size} x {devices.devices.flat[0].device_kind}',
         'versions': {

@@ -158,7 +158,9 @@ class _Run(NamedTuple):
     records: Records
     checkpoints: dict[str, Checkpoints]  # by stage
     done: dict[str, int | None]  # the step of each stage's last checkpoint, as it was opened
-    skipped: Counter[str]  # how often each corrupt image of a stream was replaced, by path
+    skipped: Counter[str]
+    """How often each corrupt image of a stream was replaced, by path, as this process saw it; in
+    the first one since the run began."""
 
 
 def _open(spec: RunSpec, material: Material, opened: contextlib.ExitStack) -> _Run:
@@ -178,7 +180,7 @@ def _open(spec: RunSpec, material: Material, opened: contextlib.ExitStack) -> _R
         opened.callback(each.close)
     done = {name: each.latest_step for name, each in checkpoints.items()}
     records.resume({name: step for name, step in done.items() if step is not None})
-    return _Run(recipe, records, checkpoints, done, Counter())
+    return _Run(recipe, records, checkpoints, done, records.replaced_images())
 
 
 def _finish(
@@ -187,12 +189,18 @@ def _finish(
     """Evaluates and records a run that has taken its last step."""
     recipe = run.recipe
     final, chosen = with_test_classifier(recipe, material, network, final)
-    replaced = {'replaced_images': dict(run.skipped)} if run.skipped else {}
-    run.records.json('run', facts(recipe, material, devices, final) | chosen | replaced)
+    known = facts(recipe, material, devices, final)
+    run.records.json('run', known | chosen | _replaced(run.skipped))
     temperature = calibration_temperature(recipe, material, network, final)
     result = final_evaluation(recipe, material, network, final, temperature)
     run.records.json('evaluation', result)
     return result
+
+
+def _replaced(skipped: Counter[str]) -> dict[str, Any]:
+    """What run.json tells of corrupt images, if there were any; all processes ask at once."""
+    replaced = processes.total(skipped)
+    return {'replaced_images': dict(replaced)} if replaced else {}
 
 
 def _run_stages(
@@ -213,7 +221,8 @@ def _run_stages(
             first = first_state(network, stage, key, material, before, rebalancer)
             state = mesh.lay_out(devices, first, mesh.of_state(devices, first))
             if index == 0:
-                run.records.json('run', facts(run.recipe, material, devices, state))
+                known = facts(run.recipe, material, devices, state)
+                run.records.json('run', known | _replaced(run.skipped))
             if run.done[name] is not None:
                 state = run.checkpoints[name].restore(state)
             current.append(state)
@@ -302,7 +311,15 @@ def _run_stage(
             for of in ('train', 'meta')
         )
         return stages.run(loop, states, lambda state: (train, meta), kept, interruption, progress)
-    skipped = runs[0][0].skipped
+    skipped, keeps = runs[0][0].skipped, kept[0].records
+    if recipe.data.files.corrupt == 'skip':
+        # For a run that goes on. Of a checkpoint that a kill cuts off the steps count twice.
+        told = facts(recipe, material, devices, states[0])
+
+        def count() -> None:
+            keeps.json('run', told | _replaced(skipped))
+
+        kept = [kept[0]._replace(beside=count)]
     with stage_streams(
         recipe, stage, material, rebalancer, devices, states[0], skipped, task.deal
     ) as next_batches:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class Material:
     fingerprint: str
     weights: weight_files.Weights | None = None  # that the network starts from
     weights_fingerprint: str = ''
+    missing_images: dict[str, int] = field(default_factory=dict)
+    """How many listed files of the training and of the test set are not there; of files alone."""
 
 
 def load_material(recipe: Recipe) -> Material:
@@ -43,7 +45,7 @@ def load_material(recipe: Recipe) -> Material:
     """
     first = weight_files.load(recipe.model.weights) if recipe.model.weights else None
     data = recipe.data
-    source = _load_source(data)
+    source, missing = _load_source(data)
     held = np.bincount(source.train_labels, minlength=source.num_classes)
     if data.profile == 'given':
         counts = held
@@ -87,6 +89,7 @@ def load_material(recipe: Recipe) -> Material:
         ),
         weights=first,
         weights_fingerprint=weight_files.fingerprint(first) if first else '',
+        missing_images=missing,
     )
 
 
@@ -98,20 +101,23 @@ def meta_source(recipe: Recipe) -> str:
     return wanted.pop() if wanted else 'train'
 
 
-def _load_source(data: Data) -> sources.Source:
+def _load_source(data: Data) -> tuple[sources.Source, dict[str, int]]:
+    """The source, and how many of its files are not there, by part."""
     if data.name in SOURCES:
-        return sources.load(data.name, data.data_dir or None, data.download)
+        return sources.load(data.name, data.data_dir or None, data.download), {}
     files = data.files
+    train, test = (_listed(where, data) for where in (files.train, files.test))
     source = sources.of_files(
         data.name,
-        _listed(files.train, data),
-        _listed(files.test, data),
+        train,
+        test,
         crop=CentreCrop(files.size, files.resize),
         varied=RandomResizedCrop(files.size) if files.crop == 'random_resized' else None,
         corrupt=files.corrupt,
         threads=max(1, files.workers),
     )
-    return source if files.streamed else _in_memory(source)
+    missing = {'train': len(train.missing), 'test': len(test.missing)}
+    return source if files.streamed else _in_memory(source), missing
 
 
 def _listed(where: str, data: Data) -> ImageList:

@@ -6,8 +6,10 @@ program on the same arguments, so what one of them decides, all decide.
 
 import functools
 import hashlib
+import json
 import os
 import sys
+from collections import Counter
 from typing import Any
 
 import jax
@@ -105,6 +107,26 @@ def check_same(name: str, value: Any) -> None:
             f'{name}: process {jax.process_index()} has another than process {others}, wanted the '
             'same in all'
         )
+
+
+def total(counts: Counter[str]) -> Counter[str]:
+    """The sum of what the processes counted; all wait for each other.
+
+    Args:
+        counts: this process's, by name.
+
+    Returns:
+        The same in all, by name in the order of the alphabet.
+    """
+    if jax.process_count() == 1:
+        return Counter(dict(sorted(counts.items())))
+    ours = json.dumps(counts).encode()
+    longest = int(np.max(multihost_utils.process_allgather(np.int32(len(ours)))))
+    padded = np.frombuffer(ours.ljust(longest), np.uint8)
+    summed: Counter[str] = Counter()
+    for row in multihost_utils.process_allgather(padded):
+        summed.update(json.loads(np.asarray(row).tobytes()))
+    return Counter(dict(sorted(summed.items())))
 
 
 def largest(value: int) -> jax.Array:

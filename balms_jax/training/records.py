@@ -12,6 +12,7 @@ tensorboard/      the scalars again
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,19 @@ class Records:
         """Writes NAME.json, whole or not at all."""
         if self._writes:
             write_json(self.workdir / f'{name}.json', value)
+
+    def replaced_images(self) -> Counter[str]:
+        """How often each corrupt image had been replaced, by path, as run.json tells it.
+
+        Of several processes the first one's is the sum, and the others begin with none.
+        """
+        if not self._writes:
+            return Counter()
+        try:
+            facts = json.loads((self.workdir / 'run.json').read_text())
+        except (OSError, ValueError):
+            return Counter()  # The run has not begun.
+        return Counter(facts.get('replaced_images'))
 
     def close(self) -> None:
         """Closes the files."""

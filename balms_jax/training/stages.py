@@ -34,6 +34,8 @@ class Kept(NamedTuple):
     evaluate: Callable[[TrainState], dict[str, Any]]
     checkpoints: Checkpoints  # of this stage
     records: Records  # opened for this stage, at the state's step
+    beside: Callable[[], None] | None = None
+    """What else is written when a checkpoint is; by all processes at once."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ def run(
     compiled: set[int] = set()  # counts of steps
 
     def evaluate() -> None:
-        for each, (measure, _, records) in zip(unstack(state, runs), kept, strict=True):
-            records.write('evaluation', step, **measure(each.tested))
+        for each, files in zip(unstack(state, runs), kept, strict=True):
+            files.records.write('evaluation', step, **files.evaluate(each.tested))
 
     def settle() -> None:
         nonlocal pending
@@ -145,6 +147,8 @@ def run(
                 for each, files in zip(unstack(state, runs), kept, strict=True):
                     files.records.sync()
                     files.checkpoints.save(each)
+                    if files.beside is not None:
+                        files.beside()
                     if images:
                         files.records.throughput(step, images / max(now - clock, 1e-9))
                 clock, clock_step = time.monotonic(), step

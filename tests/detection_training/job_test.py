@@ -190,4 +190,6 @@ def test_a_corrupt_image_is_fatal_or_named(smallest, tmp_path, policy, recwarn):
     replaced = read(workdir, 'run')['replaced_images']
     assert set(replaced) <= {'0.png', '1.png', '2.png'}
     assert replaced
+    job.train(recipe, workdir)
+    assert read(workdir, 'run')['replaced_images'] == replaced, 'nothing was left to train'
     assert any('another image takes its place' in str(warning.message) for warning in recwarn)

@@ -190,12 +190,15 @@ def test_processes_that_decode_their_own_rows_train_alike(tmp_path):
             for i in range(count):
                 pixels = rng.integers(90 * j, 90 * j + 120, (10, 12, 3), np.uint8)
                 Image.fromarray(pixels).save(tmp_path / part / f'class_{j}' / f'{i}.png')
+    for i in range(6):
+        (tmp_path / 'train' / 'class_0' / f'broken_{i}.png').write_text('no image')
     config = (
         'configs/custom_lt.py:train=train,test=test,size=8,network=digits_net,method=balms,batch_size=16',
         f'--config.data.data_dir={tmp_path}',
         '--config.data.files.streamed',
         '--config.data.files.crop=random_resized',
         '--config.data.files.workers=1',
+        '--config.data.files.corrupt=skip',
         f'--config.stage_1.optimizer.warmup_steps={STEPS // 2}',
         f'--config.stage_2.steps={STEPS}',
         '--config.stage_2.views=2',
@@ -207,6 +210,10 @@ def test_processes_that_decode_their_own_rows_train_alike(tmp_path):
         np.testing.assert_allclose(value, theirs[name], rtol=2e-3, atol=2e-4, err_msg=name)
     finals = [json.loads((run / 'evaluation.json').read_text())['uniform'] for run in runs]
     assert finals[0]['confusion_matrix'] == finals[1]['confusion_matrix']
+    # Each sees the corrupt images of its own rows alone; the record tells of all.
+    replaced = [json.loads((run / 'run.json').read_text())['replaced_images'] for run in runs]
+    assert replaced[0] == replaced[1]
+    assert len(replaced[0]) == 6
 
 
 def test_processes_that_were_given_different_configs_are_refused(tmp_path):

@@ -170,17 +170,47 @@ def test_worker_processes_change_nothing_that_is_trained(folder, tmp_path):
 
 
 @pytest.mark.filterwarnings('ignore:.*takes its place')
-def test_replaced_images_are_counted_in_the_record(folder, tmp_path):
-    """A page's reader must learn what was not trained on."""
+def test_replaced_images_are_counted_in_the_record(folder, tmp_path, monkeypatch):
+    """A page's reader must learn what was not trained on, also of a run that was stopped."""
     (folder / 'train' / '0' / 'broken.png').write_text('no image')
     listed = (folder / 'train.txt').read_text() + 'train/0/broken.png 0\n'
     (folder / 'broken.txt').write_text(listed)
-    with_broken = recipe_of(folder, streamed=True, files={'corrupt': 'skip'}, steps=8)
+    with_broken = recipe_of(folder, streamed=True, files={'corrupt': 'skip'}, steps=16)
     files = dataclasses.replace(with_broken.data.files, train='broken.txt')
     data = dataclasses.replace(with_broken.data, files=files)
-    job.train(dataclasses.replace(with_broken, data=data), tmp_path)
-    replaced = json.loads((tmp_path / 'run.json').read_text())['replaced_images']
-    assert [path.endswith('broken.png') for path in replaced] == [True]
+    wanted = dataclasses.replace(with_broken, data=data)
+
+    def replaced(run):
+        return json.loads((tmp_path / run / 'run.json').read_text())['replaced_images']
+
+    job.train(wanted, tmp_path / 'whole')
+    assert [path.endswith('broken.png') for path in replaced('whole')] == [True]
+    answers = iter([0] * 7 + [signal.SIGTERM])
+    with monkeypatch.context() as patched:
+        patched.setattr(interruption.Interruption, 'agreed', lambda self: next(answers))
+        with pytest.raises(interruption.Interrupted):
+            job.train(wanted, tmp_path / 'stopped')
+    assert 0 < sum(replaced('stopped').values()) < sum(replaced('whole').values())
+    for _ in range(2):  # The second time nothing is left to train.
+        job.train(wanted, tmp_path / 'stopped')
+        assert replaced('stopped') == replaced('whole')
+
+
+@pytest.mark.filterwarnings('ignore:.*not there')
+@pytest.mark.parametrize('streamed', [True, False])
+def test_missing_images_are_counted_in_the_record(folder, tmp_path, streamed):
+    """By part: a test set that lacks images is another test set."""
+    lists = {}
+    for part, lacking in (('train', 2), ('test', 1)):
+        lists[part] = f'{part}_lacking.txt'
+        lines = [f'{part}/0/absent_{k}.png 0\n' for k in range(lacking)]
+        (folder / lists[part]).write_text((folder / f'{part}.txt').read_text() + ''.join(lines))
+    wanted = recipe_of(folder, streamed=streamed, files={'missing': 'skip'}, steps=1)
+    files = dataclasses.replace(wanted.data.files, **lists)
+    data = dataclasses.replace(wanted.data, files=files)
+    job.train(dataclasses.replace(wanted, data=data), tmp_path)
+    facts = json.loads((tmp_path / 'run.json').read_text())
+    assert facts['missing_images'] == {'train': 2, 'test': 1}
 
 
 def test_a_decoupled_run_decodes_for_its_second_stage_once(folder, tmp_path, monkeypatch):
