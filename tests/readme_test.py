@@ -15,6 +15,7 @@ import pytest
 from balms_jax.detection_training import checks as detector_checks
 from balms_jax.training import checks
 from balms_jax.training.methods import METHODS
+from balms_jax.training.records import FREE_KEYS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -210,6 +211,13 @@ def test_imports_point_up_the_table():
                         compared += 1
                         assert there <= here, f'{importer} imports {modules} from below'
     assert compared > 50
+
+
+def test_the_keys_that_may_change_are_those_of_the_code():
+    # Who moves a data set must find here that the run goes on; and what is named here must be free.
+    (paragraph,) = re.findall(r'^\*\*Resuming\.\*\*.*?\n\n', README, re.MULTILINE | re.DOTALL)
+    listed = re.split(r'Only these keys may\s+change:', paragraph)[1]
+    assert sorted(re.findall(r'`([\w.]+)`', listed)) == sorted(FREE_KEYS)
 
 
 def test_methods_table_is_that_of_the_code():
