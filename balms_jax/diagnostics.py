@@ -8,8 +8,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from balms_jax.losses.balanced import _fitting_prior
-from balms_jax.losses.logits import float_logits, integer_labels
+from balms_jax.losses.logits import fitting_prior, float_logits, integer_labels
 from balms_jax.priors import as_floats, class_places
 
 
@@ -68,7 +67,7 @@ def effective_gradient_weights(
             raise ValueError(
                 f'{name}: got shape {jnp.shape(values)}, wanted [classes] = {of_classes}'
             )
-    log_prior = _fitting_prior(log_prior, logits, (1,), dtype)
+    log_prior = fitting_prior(log_prior, logits, (1,), dtype)
     tau = jnp.asarray(tau, dtype)
     if tau.ndim:
         raise ValueError(f'tau: got shape {tau.shape}, wanted a scalar')

@@ -13,6 +13,7 @@ Found     L2RW 56.6 ± 1.5, BALMS 56.3 ± 1.4, Meta-Weight-Net 43.4 ± 2.3 (cpu,
 """
 
 import json
+import math
 
 import jax
 import numpy as np
@@ -56,10 +57,10 @@ def learned_numbers(run: Run) -> str:
 
 
 def images_per_second(run: Run) -> float:
-    """Of the last stage, at its last checkpoint: nothing is compiled any more."""
+    """Of the last stage up to its last checkpoint; NaN where it was too short to be timed."""
     lines = [json.loads(line) for line in (run.path / 'throughput.jsonl').read_text().splitlines()]
-    last = [line for line in lines if line['stage'] == run.stages[-1][0]][-1]
-    return float(last['images_per_second'])
+    rates = [line['images_per_second'] for line in lines if line['stage'] == run.stages[-1][0]]
+    return float(rates[-1]) if rates else math.nan
 
 
 def trains_all(run: Run) -> bool:
@@ -77,7 +78,7 @@ def row(group: Replicates) -> dict[str, str]:
         'learned numbers': learned_numbers(group.first),
         'second stage': 'whole network' if trains_all(group.first) else 'classifier',
         **whole_runs.accuracies(group),
-        'images/s': f'{speeds.mean():,.0f}',
+        'images/s': f'{speeds.mean():,.0f}' if np.isfinite(speeds).all() else '–',
     }
 
 

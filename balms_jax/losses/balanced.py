@@ -8,11 +8,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from balms_jax import priors
-from balms_jax.losses.logits import compute_dtype, float_logits, integer_labels
+from balms_jax.losses.logits import (
+    compute_dtype,
+    fitting_prior,
+    fitting_where,
+    float_logits,
+    integer_labels,
+)
 
 Axis = int | tuple[int, ...]
 
@@ -83,7 +87,7 @@ def balanced_softmax_cross_entropy_with_integer_labels(
     Args:
         logits: η, ``[..., classes, ...]``, any float type.
         labels: y, the logits' shape without ``axis``, any integer type. Out of range: an error
-            where known, a NaN loss while traced.
+            where known, a NaN loss while traced; anything where ``where`` excludes the example.
         log_prior: log n up to a constant (counts or proportions: ``balms_jax.log_prior``),
             ``[classes]``, or of the logits' rank and broadcastable to them.
         tau: τ, a scalar: 0 plain softmax, 1 Balanced Softmax, 1/4 the bound's variant.
@@ -96,7 +100,8 @@ def balanced_softmax_cross_entropy_with_integer_labels(
         label's class is empty it is +inf, with the finite gradient φ̂ − 1[j = y].
 
     Raises:
-        ValueError: if types or shapes do not fit, or a known label or prior is invalid.
+        ValueError: if types or shapes do not fit, or an included known label or the known prior is
+            invalid.
 
     Example:
         >>> log_prior = jnp.log(jnp.array([900.0, 100.0]))
@@ -110,7 +115,8 @@ def balanced_softmax_cross_entropy_with_integer_labels(
     """
     logits = float_logits(logits)
     axes = _class_axes(axis, logits.ndim)
-    labels = integer_labels(labels, logits, axes)
+    where = fitting_where(where, logits, axes)
+    labels = integer_labels(labels, logits, axes, where)
     terms = _Terms.of(logits, log_prior, tau, axes, where)
 
     def at_label(array: jax.Array) -> jax.Array:
@@ -224,10 +230,10 @@ def change_prior(
     dtype, axes = compute_dtype(logits), (logits.ndim - 1,)
     changed = logits.astype(dtype)
     if trained_log_prior is not None:
-        trained = _fitting_prior(trained_log_prior, logits, axes, dtype, 'trained_log_prior')
+        trained = fitting_prior(trained_log_prior, logits, axes, dtype, 'trained_log_prior')
         changed = changed - jnp.asarray(tau, dtype) * jnp.where(trained == -jnp.inf, 0, trained)
     if test_log_prior is not None:
-        changed = changed + _fitting_prior(test_log_prior, logits, axes, dtype, 'test_log_prior')
+        changed = changed + fitting_prior(test_log_prior, logits, axes, dtype, 'test_log_prior')
     return changed.astype(logits.dtype)
 
 
@@ -257,7 +263,7 @@ class _Terms(NamedTuple):
     ) -> '_Terms':
         dtype = compute_dtype(logits)
         eta = _flatten_classes_last(logits, axes)
-        log_prior = _flatten_classes_last(_fitting_prior(log_prior, logits, axes, dtype), axes)
+        log_prior = _flatten_classes_last(fitting_prior(log_prior, logits, axes, dtype), axes)
         tau = jnp.asarray(tau, dtype)
         if tau.ndim:
             raise ValueError(f'tau: got shape {tau.shape}, wanted a scalar')
@@ -266,10 +272,8 @@ class _Terms(NamedTuple):
         shift = tau * jnp.where(log_prior == -jnp.inf, 0, log_prior)
         # The prior's scale is free: its head class is placed at 0.
         shift = shift - jax.lax.stop_gradient((shift + emptiness).max(-1, keepdims=True))
+        where = fitting_where(where, logits, axes)
         if where is not None:
-            where = jnp.asarray(where)
-            if where.ndim != logits.ndim:
-                where = jnp.expand_dims(where, axes)
             where = _flatten_classes_last(where, axes)
         peak = _peak(eta, shift + emptiness, where)
         eta = eta.astype(dtype)
@@ -337,42 +341,3 @@ def _flatten_classes_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     if len(axes) == 1:
         return moved
     return moved.reshape(*moved.shape[: -len(axes)], -1)
-
-
-def _fitting_prior(
-    log_prior: ArrayLike,
-    logits: jax.Array,
-    axes: tuple[int, ...],
-    dtype: jnp.dtype,
-    name: str = 'log_prior',
-) -> jax.Array:
-    """The log prior at the logits' rank, checked."""
-    known = priors.concrete(log_prior)
-    if known is not None and np.any(np.isnan(known) | (known == np.inf)):
-        raise ValueError(f'{name}: got NaN or +inf, wanted finite numbers or -inf')
-    log_prior = jnp.asarray(log_prior)
-    if jnp.issubdtype(log_prior.dtype, jnp.integer):
-        raise ValueError(
-            f'{name}: got {log_prior.dtype}, wanted logs; for counts: balms_jax.log_prior(counts)'
-        )
-    class_shape = tuple(logits.shape[a] for a in axes)
-    known_axes: tuple[int, ...] | None = axes
-    if log_prior.ndim != logits.ndim or log_prior.ndim == 1:
-        if log_prior.shape != class_shape and log_prior.shape != (int(np.prod(class_shape)),):
-            raise ValueError(
-                f'{name}: got shape {log_prior.shape}, wanted [classes] = {class_shape} or one '
-                f"that broadcasts to the logits' {logits.shape}"
-            )
-        known_axes = None
-        log_prior = log_prior.reshape(class_shape)
-        others = tuple(a for a in range(logits.ndim) if a not in axes)
-        log_prior = jnp.expand_dims(log_prior.transpose(np.argsort(axes)), others)
-    fits = all(p in (1, size) for p, size in zip(log_prior.shape, logits.shape, strict=True))
-    if not fits or any(log_prior.shape[a] != logits.shape[a] for a in axes):
-        raise ValueError(
-            f"{name}: got shape {log_prior.shape}, wanted one that broadcasts to the logits' "
-            f'{logits.shape} and has every class'
-        )
-    if known is not None and np.any(np.all(known == -np.inf, axis=known_axes)):
-        raise ValueError(f'{name}: got -inf for every class, wanted one class with examples')
-    return log_prior.astype(dtype)

@@ -23,6 +23,45 @@ def compute_dtype(logits: jax.Array) -> jnp.dtype:
     return logits.dtype if jnp.finfo(logits.dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
+def fitting_prior(
+    log_prior: ArrayLike,
+    logits: jax.Array,
+    axes: tuple[int, ...],
+    dtype: jnp.dtype,
+    name: str = 'log_prior',
+) -> jax.Array:
+    """The log prior at the logits' rank; raises ValueError for one that does not fit."""
+    known = priors.concrete(log_prior)
+    if known is not None and np.any(np.isnan(known) | (known == np.inf)):
+        raise ValueError(f'{name}: got NaN or +inf, wanted finite numbers or -inf')
+    log_prior = jnp.asarray(log_prior)
+    if jnp.issubdtype(log_prior.dtype, jnp.integer):
+        raise ValueError(
+            f'{name}: got {log_prior.dtype}, wanted logs; for counts: balms_jax.log_prior(counts)'
+        )
+    class_shape = tuple(logits.shape[a] for a in axes)
+    known_axes: tuple[int, ...] | None = axes
+    if log_prior.ndim != logits.ndim or log_prior.ndim == 1:
+        if log_prior.shape != class_shape and log_prior.shape != (int(np.prod(class_shape)),):
+            raise ValueError(
+                f'{name}: got shape {log_prior.shape}, wanted [classes] = {class_shape} or one '
+                f"that broadcasts to the logits' {logits.shape}"
+            )
+        known_axes = None
+        log_prior = log_prior.reshape(class_shape)
+        others = tuple(a for a in range(logits.ndim) if a not in axes)
+        log_prior = jnp.expand_dims(log_prior.transpose(np.argsort(axes)), others)
+    fits = all(p in (1, size) for p, size in zip(log_prior.shape, logits.shape, strict=True))
+    if not fits or any(log_prior.shape[a] != logits.shape[a] for a in axes):
+        raise ValueError(
+            f"{name}: got shape {log_prior.shape}, wanted one that broadcasts to the logits' "
+            f'{logits.shape} and has every class'
+        )
+    if known is not None and np.any(np.all(known == -np.inf, axis=known_axes)):
+        raise ValueError(f'{name}: got -inf for every class, wanted one class with examples')
+    return log_prior.astype(dtype)
+
+
 def fitting_where(
     where: ArrayLike | None, logits: jax.Array, axes: tuple[int, ...]
 ) -> jax.Array | None:

@@ -69,16 +69,23 @@ def finding(groups: Sequence[Replicates], ranking: Ranking = TOP_1) -> str:
 
 
 def _margin(best: Replicates, second: Replicates, field: str) -> str:
-    """By how much the best is above the second, and whether seeds tell them apart."""
-    (mean, spread), (other, other_spread) = (g.statistics(field) for g in (best, second))
+    """By how much the best is above the second, and whether seeds tell them apart.
+
+    Seeds that both have are paired: methods of a seed share their draws, and often a first stage.
+    """
+    mean, other = (group.statistics(field)[0] for group in (best, second))
     clause = (
         f', {100 * (mean - other):.1f} points above {second.label}'
         f' ({format_statistic(second, field)} %)'
     )
-    errors = [s**2 / len(g.runs) for s, g in ((spread, best), (other_spread, second))]
-    if not all(map(math.isfinite, errors)):
-        clause += '; one seed does not tell whether that exceeds the spread over seeds'
-    elif mean - other <= 2 * math.sqrt(sum(errors)):
+    ours, theirs = (
+        {run.facts['seed']: float(run.final[field]) for run in group.runs}
+        for group in (best, second)
+    )
+    gains = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
+    if len(gains) < 2:
+        return f'{clause}; one seed does not tell whether that exceeds the spread over seeds'
+    if np.mean(gains) <= 2 * np.std(gains, ddof=1) / math.sqrt(len(gains)):
         clause += ', which is no more than twice its standard error over seeds'
     return clause
 

@@ -254,6 +254,22 @@ def test_an_example_without_elements_has_no_loss_and_no_gradient(log_prior):
     np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.parametrize('jit', [False, True])
+def test_padding_that_is_excluded_may_have_any_label(jit):
+    # As optax has it: known labels are no more refused than traced ones.
+    logits, labels = example()
+    rows = masks()['examples']
+    padded = jnp.where(rows, labels, -1)
+
+    def loss(logits):
+        return integer_loss(logits, padded, LOG_PRIOR, where=rows)
+
+    expected = integer_loss(logits, labels, LOG_PRIOR, where=rows)
+    np.testing.assert_array_equal((jax.jit(loss) if jit else loss)(logits), expected)
+    gradient = jax.grad(lambda logits: loss(logits).sum())(logits)
+    np.testing.assert_array_equal(gradient[~rows], 0)
+
+
 def test_excluded_classes_do_not_exist():
     # The loss over the rest, whatever the excluded logit is.
     logits, labels = example()
@@ -616,6 +632,8 @@ def test_tau_may_be_traced_and_mapped():
         ({'log_prior': jnp.full(3, -jnp.inf)}, 'log_prior: got -inf for every class'),
         ({'log_prior': jnp.array([[0.0] * 3, [-jnp.inf] * 3])}, 'log_prior: got -inf for every'),
         ({'tau': jnp.zeros(3)}, r'tau: got shape \(3,\), wanted a scalar'),
+        ({'where': jnp.ones((2, 4), bool)}, r'where: got shape \(2, 4\), wanted the logits'),
+        ({'where': jnp.ones(3, bool)}, r'where: got shape \(3,\)'),
         ({'axis': 2}, 'axis: got 2'),
         ({'axis': ()}, r'axis: got \(\)'),
         ({'axis': (1, -1)}, r'axis: got \(1, -1\)'),

@@ -392,9 +392,12 @@ def test_finding_names_the_best_and_the_next(tmp_path):
 
 
 def test_finding_does_not_make_more_of_a_difference_than_the_seeds_do(tmp_path):
-    # Difference 1 point; each mean of 2 seeds has standard error 2 points.
-    text = finding(tmp_path / 'two', {'softmax': [0.68, 0.72], 'balms': [0.69, 0.73]})
+    # Differences of −1 and 3 points: 1, with a standard error of 2.
+    text = finding(tmp_path / 'two', {'softmax': [0.68, 0.72], 'balms': [0.67, 0.75]})
     assert 'no more than twice its standard error over seeds' in text
+    # Of 1 and 1.2 points, however far the seeds are apart: they move both methods alike.
+    text = finding(tmp_path / 'alike', {'softmax': [0.68, 0.72], 'balms': [0.69, 0.732]})
+    assert 'standard error' not in text
     text = finding(tmp_path / 'one', {'softmax': [0.70], 'balms': [0.71]})
     assert 'one seed does not tell' in text
 
