@@ -34,21 +34,28 @@ def page_folder(name: str, scale: str, given: Path | None) -> Path:
 
 
 def origin() -> dict[str, str]:
-    """The command of this process, and the commit of the code where it lies in a git checkout."""
-    asked = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+    """The command of this process, and the commit of the code where it lies in a git checkout.
+
+    ``-dirty`` follows the commit where something but results differs from it.
+    """
+    root = RESULTS.parents[1]
+    differs = ['git', 'diff', '--quiet', 'HEAD', '--', '.', ':(exclude)experiments/results']
     try:
-        told = subprocess.run(asked, cwd=RESULTS.parent, capture_output=True, text=True, check=True)
+        head = subprocess.run(
+            ['git', 'rev-parse', 'HEAD'], cwd=root, capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(differs, cwd=root).returncode
     except (OSError, subprocess.CalledProcessError):
         commit = 'unknown'
     else:
-        commit = told.stdout.strip()
+        commit = head.stdout.strip() + ('-dirty' if changed else '')
     return {'command': shlex.join(['python', *sys.orig_argv[1:]]), 'commit': commit}
 
 
 def written_by() -> str:
     """The beginning of a page's footer: its command and commit, as HTML."""
     told = origin()
-    return f'Written by <code>{escape(told["command"])}</code>, commit {told["commit"][:12]}'
+    return f'Written by <code>{escape(told["command"])}</code>, commit {told["commit"]}'
 
 
 def write_rows(folder: Path, rows: Sequence[Mapping[str, object]]) -> Path:

@@ -1,6 +1,8 @@
 """Every question that whole runs answer ends in a page on embedded data, and its words are true."""
 
+import json
 import re
+import shlex
 import sys
 from types import SimpleNamespace
 
@@ -8,10 +10,12 @@ import numpy as np
 import pytest
 
 from experiments import (
+    ablation,
     convergence_rate,
     feature_sources,
     feature_space,
     instance_or_class,
+    kept,
     learned_adjustment,
     learned_rates,
     marginal_likelihood,
@@ -80,6 +84,26 @@ def test_what_has_no_answer_is_refused_before_any_work(
     assert ended.value.code in (1, 2)
     assert message in capsys.readouterr().err
     assert page.read_text() == 'the page before'
+
+
+@pytest.mark.parametrize('name', ['ablation', *QUESTIONS])
+def test_the_kept_page_is_made_again_from_the_kept_records(name, tmp_path, monkeypatch):
+    """Whoever changes how a number is computed must make the page again, and can: without data."""
+    kept_rows = json.loads((kept.RESULTS / name / 'rows.json').read_text())
+    words = shlex.split(kept_rows['command'])
+    asked = words[words.index('--methods') :] if '--methods' in words else []
+    records = ['--records', str(kept.RESULTS / 'runs'), '--folder', str(tmp_path / 'runs')]
+    monkeypatch.setattr(
+        sys, 'argv', [name, *asked, '--page_only', *records, '--output', str(tmp_path)]
+    )
+    (ablation if name == 'ablation' else QUESTIONS[name]).main()
+    rows = json.loads((tmp_path / 'rows.json').read_text())['rows']
+    assert len(rows) == len(kept_rows['rows'])
+    for row, wanted in zip(rows, kept_rows['rows'], strict=True):
+        for key, value in wanted.items():
+            assert (
+                row[key] == pytest.approx(value) if isinstance(value, float) else row[key] == value
+            )
 
 
 def test_a_record_without_a_measure_says_so(tmp_path, capsys):
