@@ -9,7 +9,7 @@ Measures  the mean predicted probability of each class over the test set, times 
 Expected  softmax favours the head, EQL less so; Balanced Softmax is level; with class-balanced
           sampling on top the tail is favoured; with the learned sampler it is level again
 Found     softmax 2.58 of the largest class's due, EQL 2.43, Balanced Softmax + CBS 2.27 of the
-          smallest's; Balanced Softmax and BALMS level within 6 % (cpu, seeds 0 to 2)
+          smallest's; Balanced Softmax and BALMS nearest to level (cpu, seeds 0 to 2)
 """
 
 import numpy as np
