@@ -21,7 +21,12 @@ from ml_collections import ConfigDict
 
 from balms_jax.models import DTYPES
 from balms_jax.report import Run, RunError, read_run
-from balms_jax.report.comparison import Replicates, format_statistic, group_runs
+from balms_jax.report.comparison import (
+    Replicates,
+    format_statistic,
+    group_runs,
+    paired_differences,
+)
 from balms_jax.report.figure_style import method_colors
 from balms_jax.report.html import document, table
 from balms_jax.report.runs import SHOT_GROUPS, shot_mask
@@ -300,11 +305,7 @@ def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
 def gain(group: Replicates, base: Replicates, field: str = 'top1') -> tuple[float, float]:
     """Points from one method to another, paired by seed: mean and standard error."""
-    ours, theirs = (
-        {run.facts['seed']: 100 * float(run.final[field]) for run in each.runs}
-        for each in (group, base)
-    )
-    return mean_and_error([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs)])
+    return mean_and_error([100 * gain for gain in paired_differences(group, base, field)])
 
 
 def basis(groups: Sequence[Replicates]) -> str:

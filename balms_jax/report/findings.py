@@ -10,6 +10,7 @@ from balms_jax.report.comparison import (
     Replicates,
     format_statistic,
     in_words,
+    paired_differences,
     unequal_settings,
 )
 
@@ -69,20 +70,13 @@ def finding(groups: Sequence[Replicates], ranking: Ranking = TOP_1) -> str:
 
 
 def _margin(best: Replicates, second: Replicates, field: str) -> str:
-    """By how much the best is above the second, and whether seeds tell them apart.
-
-    Seeds that both have are paired: methods of a seed share their draws, and often a first stage.
-    """
+    """By how much the best is above the second, and whether seeds tell them apart."""
     mean, other = (group.statistics(field)[0] for group in (best, second))
     clause = (
         f', {100 * (mean - other):.1f} points above {second.label}'
         f' ({format_statistic(second, field)} %)'
     )
-    ours, theirs = (
-        {run.facts['seed']: float(run.final[field]) for run in group.runs}
-        for group in (best, second)
-    )
-    gains = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
+    gains = paired_differences(best, second, field)
     if len(gains) < 2:
         return f'{clause}; one seed does not tell whether that exceeds the spread over seeds'
     if np.mean(gains) <= 2 * np.std(gains, ddof=1) / math.sqrt(len(gains)):
