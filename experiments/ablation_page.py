@@ -15,7 +15,7 @@ from balms_jax.report.figure_style import FAINT, WIDE, method_colors, new_figure
 from balms_jax.report.html import document, embedded, table
 from experiments import kept, published
 from experiments.published import Published
-from experiments.whole_runs import mean_and_error, number
+from experiments.whole_runs import final_train_loss, mean_and_error, number
 
 CLEAR = 2.0  # standard errors
 FITTED = 0.1  # nats: a network whose training loss is above it does not fit its training set
@@ -84,17 +84,6 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
             )
         )
     return rows
-
-
-def final_train_loss(run: Run) -> float:
-    """The mean loss of the last steps of the last stage, as many as a record keeps, nats."""
-    stage, steps = run.stages[-1]
-    losses = [
-        line['loss']
-        for line in run.metrics.get('train', [])
-        if line['stage'] == stage and line['step'] > steps - kept.LAST_LINES
-    ]
-    return float(np.mean(losses)) if losses else math.nan
 
 
 def orderings_of(rows: Sequence[Row]) -> list[Ordering]:

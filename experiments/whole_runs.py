@@ -223,6 +223,17 @@ def name_of(run: Run) -> str:
     return run.path.name.rpartition('-')[0]
 
 
+def final_train_loss(run: Run) -> float:
+    """The mean loss of the last steps of the last stage, as many as a record keeps, nats."""
+    stage, steps = run.stages[-1]
+    losses = [
+        line['loss']
+        for line in run.metrics.get('train', [])
+        if line['stage'] == stage and line['step'] > steps - kept.LAST_LINES
+    ]
+    return float(np.mean(losses)) if losses else math.nan
+
+
 def figures_of(
     runs: Sequence[Run], labels: Mapping[str, str] | None = None
 ) -> tuple[list[Replicates], ProblemFigures]:

@@ -125,7 +125,7 @@ def test_over_balance_is_told_from_balance():
     """Distances are from −1, whatever the side, and paired by seed: first stages are shared."""
 
     def told(fixed, learned):
-        both = zip(over_balance.NEEDED, (fixed, learned), strict=True)
+        both = zip((over_balance.BOTH, over_balance.LEARNED), (fixed, learned), strict=True)
         return over_balance.answer({name: dict(enumerate(values)) for name, values in both})
 
     nearer = told((-1.4, -1.3, -1.5), (-0.9, -0.8, -0.97))
