@@ -138,11 +138,9 @@ def _runs(groups: Sequence[Replicates]) -> list[dict[str, str]]:
 def _facts(group: Replicates) -> dict[str, str]:
     """How a method was run, beside what the table of runs says."""
     facts = group.first.facts
-    left_out, replaced = (_counted(facts.get(name)) for name in ('dropped', 'replaced_images'))
     told = {k: v for k, v in run_facts(group).items() if k not in ('progress', 'run directories')}
     return told | {
-        'left out of training': left_out,
-        'unreadable images, replaced': replaced,
+        'left out of training': _counted(facts.get('dropped')),
         'data fingerprint': str(facts.get('data_fingerprint', '–')),
     }
 

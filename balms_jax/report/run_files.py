@@ -46,7 +46,13 @@ def read_facts(
     for name, kind in wanted.items():
         if not isinstance(facts.get(name), kind):
             raise RunError(f'{file}: {name}: got {facts.get(name)!r}, wanted {kind.__name__}')
-    optional = {'imbalance_factor': (int, float), 'parameter_count': (int,), 'versions': (dict,)}
+    optional = {
+        'imbalance_factor': (int, float),
+        'parameter_count': (int,),
+        'versions': (dict,),
+        'missing_images': (dict,),
+        'replaced_images': (dict,),
+    }
     for name, kinds in optional.items():
         if facts.get(name) is not None and not isinstance(facts[name], kinds):
             words = ' or '.join(kind.__name__ for kind in kinds)

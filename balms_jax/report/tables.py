@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -207,11 +208,24 @@ def run_facts(group: Replicates) -> dict[str, str]:
         'seeds': _seeds(group.runs),
         'network': str(facts.get('network', '–')),
         **({'seed of the subset': str(facts['subset_seed'])} if 'subset_seed' in facts else {}),
+        **_lost_images(facts),
         'device': str(facts.get('device', '–')),
         'versions': ', '.join(f'{name} {version}' for name, version in versions.items()) or '–',
         'command': str(facts.get('command') or 'python -m balms_jax, with the config below'),
         'run directories': in_words(run.path.name for run in group.runs),
     }
+
+
+def _lost_images(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Images that training did without, where there were some; run.json names the replaced ones."""
+    told = {}
+    if missing := facts.get('missing_images'):
+        of_sets = ', '.join(f'{count:,} of the {name} set' for name, count in missing.items())
+        told['missing images, left out'] = of_sets.replace('train set', 'training set')
+    if replaced := facts.get('replaced_images'):
+        times = sum(replaced.values())
+        told['unreadable images, replaced'] = f'{len(replaced):,}, {times:,} times in all'
+    return told
 
 
 def config_details(group: Replicates) -> str:

@@ -258,6 +258,17 @@ def test_what_files_say_is_text_and_never_markup(tmp_path):
     assert '<img src=x' not in text
 
 
+def test_images_that_training_did_without_are_told(tmp_path):
+    """Who reads the page alone should not take the set for whole; other pages have no such row."""
+    run = write_run(tmp_path / 'run')
+    assert 'left out' not in report.write_report([run]).read_text().split('<table class="facts"')[1]
+    missing, replaced = {'train': 3, 'test': 1}, {'a.jpg': 2, 'b.jpg': 5}
+    change(run / 'run.json', missing_images=missing, replaced_images=replaced)
+    told = report.write_report([run]).read_text().split('<table class="facts"')[1]
+    assert '3 of the training set, 1 of the test set' in told
+    assert '2, 7 times in all' in told
+
+
 def test_unfinished_run_says_so_and_uses_its_last_evaluation(tmp_path):
     run = write_run(tmp_path / 'run', finished=False)
     text = report.write_report([run]).read_text()
