@@ -23,7 +23,7 @@ import rich.table
 
 from balms_jax import models
 from balms_jax.data import long_tail, resident
-from balms_jax.training import job, measures, methods, recipe, state, steps
+from balms_jax.training import job, learners, measures, methods, recipe, state, step_parts, steps
 from configs import imagenet_lt
 
 FEATURES, CLASSES = 512, 1000
@@ -55,9 +55,9 @@ def seconds_of(method: str, counts: np.ndarray, inputs: jax.Array, epochs: int, 
     meta = dataclasses.replace(wanted.stage_2.meta, mode=mode)
     stage = dataclasses.replace(wanted.stage_2, meta=meta)
     network = models.build('resnet10', CLASSES)
-    rebalancer = steps.make_rebalancer(stage.meta, tuple(counts.tolist()))
+    rebalancer = learners.make_rebalancer(stage.meta, tuple(counts.tolist()))
     whole = tuple(counts.tolist())
-    task = steps.Task(
+    task = step_parts.Task(
         measures.stage_logits(network, stage, cached=True), resident.read_features, whole, whole
     )
     classifier = network.init_classifier(jax.random.key(0), inputs[0, :1])
@@ -66,9 +66,9 @@ def seconds_of(method: str, counts: np.ndarray, inputs: jax.Array, epochs: int, 
         {'classifier': classifier},
         {},
         {},
-        steps.make_optimizer(stage.optimizer, stage.steps),
+        learners.make_optimizer(stage.optimizer, stage.steps),
         rebalancer.psi if rebalancer else None,
-        steps.make_psi_optimizer(stage.meta),
+        learners.make_psi_optimizer(stage.meta),
     )
     run = steps.compile_steps(steps.make_step(task, stage, rebalancer))
     calls = max(1, epochs * (len(inputs[0]) // stage.batch_size) // job.SCANNED_STEPS)

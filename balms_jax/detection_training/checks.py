@@ -10,8 +10,7 @@ from balms_jax.detection.anchors import STRIDES
 from balms_jax.detection_training import recipe as settings
 from balms_jax.detection_training.recipe import Recipe, Stage
 from balms_jax.models.imagenet_resnet import LAYOUTS
-from balms_jax.training.checks import one_of, positive
-from balms_jax.training.recipe import ConfigError, read_as
+from balms_jax.training.recipe import ConfigError, one_of, positive, read_as
 
 
 def is_detector(config: Mapping[str, Any]) -> bool:

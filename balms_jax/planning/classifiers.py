@@ -10,7 +10,17 @@ import numpy as np
 from balms_jax.planning import shapes
 from balms_jax.planning.shapes import placed
 from balms_jax.planning.targets import Target
-from balms_jax.training import checks, evaluation, facts, inputs, measures, mesh, steps
+from balms_jax.training import (
+    checks,
+    evaluation,
+    facts,
+    inputs,
+    learners,
+    measures,
+    mesh,
+    step_parts,
+    steps,
+)
 from balms_jax.training.recipe import Recipe, Stage
 from balms_jax.training.state import TrainState
 
@@ -92,7 +102,7 @@ def _train(of: shapes.Whole, name: str, kind: str, target: Target) -> Any:
     source, counts, network = of.material.source, of.material.class_counts, of.network
     if of.recipe.model.batch_norm == 'device':
         network = mesh.normalised_by_device(target.mesh, network)
-    task = steps.Task(
+    task = step_parts.Task(
         logits=measures.stage_logits(network, stage, cached=cached, devices=target.mesh),
         read=lambda batch, examples, key: inputs.normalised(batch, source),
         class_counts=counts,
@@ -101,7 +111,7 @@ def _train(of: shapes.Whole, name: str, kind: str, target: Target) -> Any:
     )
     if of.recipe.model.batch_norm == 'device':
         task = dataclasses.replace(task, deal=mesh.dealt_out(target.mesh))
-    step = steps.make_step(task, stage, steps.make_rebalancer(stage.meta, counts))
+    step = steps.make_step(task, stage, learners.make_rebalancer(stage.meta, counts))
     run_steps: Any = steps.compile_steps(step)
 
     def batch(size: int) -> PyTree:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from balms_jax.data import long_tail
 from balms_jax.data.sources import Source
 from balms_jax.models import Network
-from balms_jax.training import material, mesh, recipe, stage_states, steps
+from balms_jax.training import learners, material, mesh, recipe, stage_states
 from balms_jax.training.material import Material
 from balms_jax.training.recipe import ConfigError, Recipe, Stage
 from balms_jax.training.state import TrainState
@@ -119,7 +119,7 @@ def first_state(of: Whole, name: str, stage: Stage) -> TrainState:
     current: TrainState | None = None
     for each, settings in of.recipe.stages.items():
         used = stage if each == name else settings
-        rebalancer = steps.make_rebalancer(used.meta, of.material.class_counts)
+        rebalancer = learners.make_rebalancer(used.meta, of.material.class_counts)
 
         def first(
             key: jax.Array, earlier: TrainState | None, used: Stage = used, r: Any = rebalancer

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from balms_jax.data.decoding import CorruptImageError
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
-from balms_jax.training import mesh, processes, stages, steps
+from balms_jax.training import learners, mesh, processes, stages, step_parts, steps
 from balms_jax.training.checkpoints import (
     CheckpointError,
     Checkpoints,
@@ -214,7 +214,7 @@ def _run_stages(
     """Takes every run through its stages; returns what they end in."""
     earlier: list[TrainState | None] = [None] * len(runs)
     for index, (name, stage) in enumerate(runs[0].recipe.stages.items()):
-        rebalancer = steps.make_rebalancer(stage.meta, material.class_counts)
+        rebalancer = learners.make_rebalancer(stage.meta, material.class_counts)
         current: list[TrainState] = []
         for run, before in zip(runs, earlier, strict=True):
             key = jax.random.fold_in(jax.random.key(run.recipe.seed), index)
@@ -273,7 +273,7 @@ def _run_stage(
                     run.recipe, stage, material, network, current, cached=cached, kept=features
                 )
             )
-    task = steps.Task(
+    task = step_parts.Task(
         logits=logits,
         read=inputs[0].read,
         class_counts=material.class_counts,

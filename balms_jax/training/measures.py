@@ -12,7 +12,7 @@ from balms_jax.data.image_files import subset
 from balms_jax.data.sources import Source
 from balms_jax.models import Network
 from balms_jax.rebalancers import Rebalancer
-from balms_jax.training import draws, evaluation, mesh, objectives, steps
+from balms_jax.training import draws, evaluation, learners, mesh, objectives, step_parts
 from balms_jax.training.batches import over_batches
 from balms_jax.training.inputs import StageInputs, normalised
 from balms_jax.training.material import Material
@@ -26,7 +26,7 @@ def stage_evaluation(
     recipe: Recipe,
     stage: Stage,
     material: Material,
-    logits: steps.Logits,
+    logits: step_parts.Logits,
     inputs: StageInputs,
     rebalancer: Rebalancer | None,
 ) -> Callable[[TrainState], dict[str, Any]]:
@@ -110,7 +110,7 @@ def final_evaluation(
     whole = whole_network(network)
     evaluator = _evaluator(recipe, material, whole)
     source, stage = material.source, list(recipe.stages.values())[-1]
-    rebalancer = steps.make_rebalancer(stage.meta, material.class_counts)
+    rebalancer = learners.make_rebalancer(stage.meta, material.class_counts)
     counts = np.asarray(material.class_counts)
     arguments = (
         (final.params, final.batch_stats),
@@ -126,7 +126,7 @@ def final_evaluation(
 
 
 def _evaluator(
-    recipe: Recipe, material: Material, logits: steps.Logits, temperature: float = 1.0
+    recipe: Recipe, material: Material, logits: step_parts.Logits, temperature: float = 1.0
 ) -> Callable[..., dict[str, dict[str, Any]]]:
     settings = recipe.evaluation
     return evaluation.make_evaluator(
@@ -140,7 +140,7 @@ def _evaluator(
 
 
 def at_test(
-    logits: steps.Logits, source: Source
+    logits: step_parts.Logits, source: Source
 ) -> Callable[[tuple[PyTree, PyTree], jax.Array], jax.Array]:
     """Gives ((params, batch_stats), images or features) → logits ``[batch, classes]``, at test."""
 
@@ -152,7 +152,7 @@ def at_test(
 
 def stage_logits(
     network: Network, stage: Stage, *, cached: bool, devices: Mesh | None = None
-) -> steps.Logits:
+) -> step_parts.Logits:
     """What the stage computes of its inputs: the whole network, or its classifier of features.
 
     Args:
@@ -183,7 +183,7 @@ def stage_logits(
     return logits
 
 
-def whole_network(network: Network) -> steps.Logits:
+def whole_network(network: Network) -> step_parts.Logits:
     """Logits of images."""
 
     def logits(

@@ -285,3 +285,15 @@ def _value(key: str, kind: Any, value: Any) -> Any:
     if kind is float and not abs(value) < float('inf'):
         raise ConfigError(f'{key}: got {value}, wanted a finite number')
     return value
+
+
+def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ConfigError for what is no choice of a key."""
+    if value not in choices:
+        raise ConfigError(f'{key}: got {value!r}, wanted one of {", ".join(choices)}')
+
+
+def positive(key: str, value: int) -> None:
+    """Raises ConfigError for a number below 1."""
+    if not value > 0:
+        raise ConfigError(f'{key}: got {value}, wanted at least 1')

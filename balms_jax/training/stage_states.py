@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from balms_jax.models import Network, weights
 from balms_jax.rebalancers import Rebalancer
-from balms_jax.training import checks, cost_schedule, state, steps
+from balms_jax.training import checks, cost_schedule, learners, state
 from balms_jax.training.checkpoints import Checkpoints
 from balms_jax.training.material import Material, load_material, meta_source
 from balms_jax.training.recipe import Recipe, Stage
@@ -65,7 +65,7 @@ def load_trained(run: Path | str, data_dir: str | None = None, stage: str = '') 
     network = build_network(recipe, material)
     current: TrainState | None = None
     for name, settings in recipe.stages.items():
-        rebalancer = steps.make_rebalancer(settings.meta, material.class_counts)
+        rebalancer = learners.make_rebalancer(settings.meta, material.class_counts)
         key = jax.random.key(recipe.seed)
         current = first_state(network, settings, key, material, current, rebalancer)
         if name == wanted:
@@ -165,9 +165,9 @@ def first_state(
         trained,
         frozen,
         batch_stats,
-        steps.make_optimizer(stage.optimizer, stage.steps),
+        learners.make_optimizer(stage.optimizer, stage.steps),
         rebalancer.psi if rebalancer else None,
-        steps.make_psi_optimizer(stage.meta),
+        learners.make_psi_optimizer(stage.meta),
         averages=stage.averaging > 0,
         staleness=stage.meta.staleness,
     )

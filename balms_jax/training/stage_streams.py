@@ -52,7 +52,7 @@ def stage_streams(
         devices: the mesh that a batch is cut over.
         state: that the stage starts or goes on from.
         skipped: counts how often each corrupt image was replaced, by path.
-        deal: orders a draw over the devices, as of :class:`steps.Task`.
+        deal: orders a draw over the devices, as of :class:`step_parts.Task`.
 
     Yields:
         The function (the state before a step; every step's in turn) → what the step is given of the

@@ -20,7 +20,7 @@ from balms_jax import losses, meta_gradients, models, priors, rebalancers
 from balms_jax.estimators import ESTIMATORS, Draw
 from balms_jax.meta_gradients.train_loss import MetaLoss, TrainLoss
 from balms_jax.meta_gradients.update import differentiable_update
-from balms_jax.training import recipe, steps
+from balms_jax.training import learners, recipe
 
 PyTree = Any
 
@@ -227,8 +227,8 @@ class _Problem:
         counts = long_tailed_counts(setting.classes)
         self.log_prior = priors.log_prior(counts)
         self.sampler = rebalancers.meta_sampler(counts)
-        self.optimizer = steps.make_optimizer(recipe.Optimizer(), 1000)
-        self.psi_optimizer = steps.make_psi_optimizer(recipe.Meta())
+        self.optimizer = learners.make_optimizer(recipe.Optimizer(), 1000)
+        self.psi_optimizer = learners.make_psi_optimizer(recipe.Meta())
 
     def arguments(self, key: jax.Array) -> tuple[State, Data]:
         """The state and the data of a step."""

@@ -11,7 +11,7 @@ from balms_jax import meta_gradients, sampling
 from balms_jax.estimators import ESTIMATORS, Draw, Estimator
 from balms_jax.losses import balanced_softmax_cross_entropy_with_integer_labels
 from balms_jax.meta_gradients import WeightedLosses
-from balms_jax.training import recipe, steps
+from balms_jax.training import learners, recipe
 from experiments.laboratory.features import Tail
 
 Params = dict[str, jax.Array]
@@ -124,7 +124,7 @@ def meta_loss(params: Params, batch: tuple[jax.Array, jax.Array]) -> tuple[jax.A
 
 def head_optimizer(length: int) -> optax.GradientTransformation:
     """That of the second stage: Nesterov's momentum, weight decay, a cosine from 0.1 to 0."""
-    return steps.make_optimizer(recipe.Optimizer(), length)
+    return learners.make_optimizer(recipe.Optimizer(), length)
 
 
 def start(task: Task, key: jax.Array, settings: Settings) -> Point:
@@ -227,4 +227,4 @@ def _one_round(task: Task, settings: Settings) -> Any:
 def psi_optimizer(settings: Settings) -> optax.GradientTransformation:
     """Adam, as the second stage has it."""
     meta = recipe.Meta(learning_rate=settings.psi_learning_rate)
-    return steps.make_psi_optimizer(meta)
+    return learners.make_psi_optimizer(meta)

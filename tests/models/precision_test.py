@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from balms_jax import models
-from balms_jax.training import recipe, state, steps
+from balms_jax.training import learners, recipe, state, step_parts, steps
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 
@@ -135,22 +135,22 @@ def test_a_meta_step_through_rematerialised_blocks_is_the_same(name):
             features, stats = network.features(params['backbone'], stats, inputs, train)
             return network.logits(params['classifier'], features), stats
 
-        task = steps.Task(
+        task = step_parts.Task(
             logits=logits,
             read=lambda inputs, examples, key: inputs[examples],
             class_counts=counts,
             meta_counts=counts,
         )
-        rebalancer = steps.make_rebalancer(stage.meta, counts)
+        rebalancer = learners.make_rebalancer(stage.meta, counts)
         params, stats = jax.jit(network.init)(jax.random.key(0, impl='rbg'), images)
         first = state.create(
             jax.random.key(0),
             params,
             {},
             stats,
-            steps.make_optimizer(stage.optimizer, stage.steps),
+            learners.make_optimizer(stage.optimizer, stage.steps),
             rebalancer.psi,
-            steps.make_psi_optimizer(stage.meta),
+            learners.make_psi_optimizer(stage.meta),
         )
         return jax.jit(steps.make_step(task, stage, rebalancer))(first, images, images)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from balms_jax.data import resident
-from balms_jax.training import checks, job, recipe, state, steps
+from balms_jax.training import checks, job, learners, recipe, state, step_parts, steps
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 
@@ -20,16 +20,16 @@ def take_steps(count=3, rebalancer='none', mode='forward_over_reverse', **change
     """Of a linear classifier whose statistics count the batches and remember the last size."""
     meta = recipe.Meta(rebalancer, batch_size=8, mode=mode, learning_rate=0.1)
     stage = recipe.Stage(steps=20, batch_size=8, meta=meta, **changes)
-    learned = steps.make_rebalancer(meta, COUNTS)
-    optimizer = steps.make_optimizer(stage.optimizer, stage.steps)
+    learned = learners.make_rebalancer(meta, COUNTS)
+    optimizer = learners.make_optimizer(stage.optimizer, stage.steps)
 
     def logits(params, stats, inputs, train):
         after = {'batches': stats['batches'] + 1, 'size': jnp.float32(len(inputs))}
         return inputs @ params['w'], after
 
-    task = steps.Task(logits, resident.read_features, COUNTS, COUNTS)
+    task = step_parts.Task(logits, resident.read_features, COUNTS, COUNTS)
     stats = {'batches': jnp.float32(0), 'size': jnp.float32(0)}
-    psi_optimizer = steps.make_psi_optimizer(stage.meta)
+    psi_optimizer = learners.make_psi_optimizer(stage.meta)
     start = {'w': jax.random.normal(jax.random.key(2), (2, 3))}
     psi = learned.psi if learned else None
     first = state.create(jax.random.key(0), start, {}, stats, optimizer, psi, psi_optimizer)
@@ -91,22 +91,22 @@ def temporary_bytes(rebalancer, accumulation):
     meta = recipe.Meta(rebalancer, batch_size=4096, mode='lean')
     stage = recipe.Stage(steps=20, batch_size=4096, meta=meta, accumulation=accumulation)
     counts = (6000, 3000, 1000)
-    learned = steps.make_rebalancer(meta, counts)
+    learned = learners.make_rebalancer(meta, counts)
 
     def logits(params, stats, inputs, train):
         for kernel in params['layers']:
             inputs = jnp.tanh(inputs @ kernel)
         return inputs[:, :3], stats
 
-    task = steps.Task(logits, resident.read_features, counts, counts)
+    task = step_parts.Task(logits, resident.read_features, counts, counts)
     first = state.create(
         jax.random.key(0),
         {'layers': [jnp.zeros((16, 16))] * 12},
         {},
         {},
-        steps.make_optimizer(stage.optimizer, stage.steps),
+        learners.make_optimizer(stage.optimizer, stage.steps),
         learned.psi if learned else None,
-        steps.make_psi_optimizer(meta),
+        learners.make_psi_optimizer(meta),
     )
     features = jax.ShapeDtypeStruct((1, sum(counts), 16), jnp.float32)
     step = steps.compile_steps(steps.make_step(task, stage, learned))

@@ -10,7 +10,7 @@ import pytest
 
 from balms_jax import priors
 from balms_jax.data import resident
-from balms_jax.training import draws, recipe, state, steps
+from balms_jax.training import draws, learners, recipe, state, step_parts, steps
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 
@@ -19,7 +19,7 @@ COUNTS = (8, 4, 2)
 
 def linear_task():
     """A linear classifier on features sorted by class."""
-    return steps.Task(
+    return step_parts.Task(
         logits=lambda params, stats, inputs, train: (inputs @ params['w'], stats),
         read=resident.read_features,
         class_counts=COUNTS,
@@ -28,15 +28,15 @@ def linear_task():
 
 
 def take_steps(stage, count, seed=0, features=None, task=None):
-    rebalancer = steps.make_rebalancer(stage.meta, COUNTS)
+    rebalancer = learners.make_rebalancer(stage.meta, COUNTS)
     current = state.create(
         jax.random.key(seed),
         {'w': jnp.zeros((2, 3))},
         {},
         {},
-        steps.make_optimizer(stage.optimizer, stage.steps),
+        learners.make_optimizer(stage.optimizer, stage.steps),
         rebalancer.psi if rebalancer else None,
-        steps.make_psi_optimizer(stage.meta),
+        learners.make_psi_optimizer(stage.meta),
         averages=stage.averaging > 0,
     )
     if features is None:
@@ -49,33 +49,6 @@ def take_steps(stage, count, seed=0, features=None, task=None):
 def stage_of(rebalancer='none', **changes):
     meta = recipe.Meta(rebalancer=rebalancer, batch_size=6)
     return dataclasses.replace(recipe.Stage(steps=20, batch_size=7, meta=meta), **changes)
-
-
-def test_learning_rate_warms_up_then_follows_a_cosine_to_zero():
-    """The paper's schedule at its corners; held, it changes once an epoch only."""
-    settings = recipe.Optimizer(learning_rate=0.1, warmup_from=0.05, warmup_steps=800)
-    rate = steps.learning_rate(settings, 13_000)
-    wanted = {0: 0.05, 400: 0.075, 800: 0.1, 6_900: 0.05, 13_000: 0.0}
-    for step, value in wanted.items():
-        assert float(rate(step)) == pytest.approx(value, abs=1e-6)
-    held = steps.learning_rate(dataclasses.replace(settings, hold=25), 13_000)
-    assert float(held(1_024)) == float(held(1_000)) == float(rate(1_000))
-
-
-def test_weight_decay_is_added_to_the_gradient_before_the_momentum():
-    """As in PyTorch's SGD: v ← μ v + (g + λ θ), θ ← θ − lr (g + λ θ + μ v) with Nesterov."""
-    settings = recipe.Optimizer(learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
-    optimizer = steps.make_optimizer(settings, 1_000_000_000)
-    theta, velocity = 2.0, 0.0
-    params = jnp.asarray(theta)
-    opt_state = optimizer.init(params)
-    for grad in (1.0, -0.5, 0.25):
-        updates, opt_state = optimizer.update(jnp.asarray(grad), opt_state, params)
-        params = params + updates
-        decayed = grad + 0.01 * theta
-        velocity = 0.9 * velocity + decayed
-        theta -= 0.1 * (decayed + 0.9 * velocity)
-        assert float(params) == pytest.approx(theta, rel=1e-6)
 
 
 @pytest.mark.parametrize('rebalancer', ['meta_sampler', 'meta_reweighter'])
@@ -146,11 +119,11 @@ def test_the_correction_of_jamal_et_al_is_that_of_a_trial_step_along_the_sum():
     A trial along the mean would make the correction as many times smaller as the batch is large.
     """
     stage = flat_stage('class_balanced_domain_adaptation', mode='per_example')
-    rebalancer = steps.make_rebalancer(stage.meta, COUNTS)
+    rebalancer = learners.make_rebalancer(stage.meta, COUNTS)
     features, key = jax.random.normal(jax.random.key(1), (1, sum(COUNTS), 2)), jax.random.key(0)
     draw = draws.of_training_set(stage, COUNTS, rebalancer, key, 0, ())
     meta_draw = draws.of_meta_set(stage.meta, COUNTS, key, 0)
-    rate = steps.learning_rate(stage.optimizer, stage.steps)(0)
+    rate = learners.learning_rate(stage.optimizer, stage.steps)(0)
     w = priors.class_balanced_weights(COUNTS)[draw.classes]
 
     def losses(theta, of):
@@ -186,7 +159,7 @@ def test_learning_to_reweight_steps_along_the_meta_gradient():
 def test_the_weight_net_is_trained():
     """ψ moves with the meta-gradient, and the parameters with its weights."""
     after, metrics = take_steps(flat_stage('meta_weight_net', learning_rate=0.01), 5)
-    first = steps.make_rebalancer(recipe.Meta(rebalancer='meta_weight_net'), COUNTS).psi
+    first = learners.make_rebalancer(recipe.Meta(rebalancer='meta_weight_net'), COUNTS).psi
     for moved, start in zip(jax.tree.leaves(after.psi), jax.tree.leaves(first), strict=True):
         assert np.all(np.isfinite(moved))
         assert np.any(moved != start)
@@ -236,13 +209,13 @@ def bilateral_step(step, steps_of_stage=20):
     )
     stats = {'uniform': jnp.zeros(()), 'reversed': jnp.zeros(()), 'trunk': jnp.zeros(())}
     params = {'a': jnp.zeros((2, 3)), 'b': jnp.zeros((2, 3))}
-    no_psi = steps.make_psi_optimizer(stage.meta)
+    no_psi = learners.make_psi_optimizer(stage.meta)
     current = state.create(
         jax.random.key(0),
         params,
         {},
         stats,
-        steps.make_optimizer(stage.optimizer, stage.steps),
+        learners.make_optimizer(stage.optimizer, stage.steps),
         None,
         no_psi,
     )

@@ -1,0 +1,49 @@
+"""What learns, as a recipe names it: the optimizers of the parameters and of ψ, the rebalancer."""
+
+from typing import Any
+
+import numpy as np
+import optax
+
+from balms_jax.rebalancers import REBALANCERS, Rebalancer
+from balms_jax.training.recipe import Meta, Optimizer
+
+
+def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformation:
+    """SGD on the gradient with L2 decay of every parameter added before the momentum."""
+    momentum = settings.momentum or None
+    return optax.chain(
+        optax.add_decayed_weights(settings.weight_decay),
+        optax.sgd(learning_rate(settings, steps), momentum, settings.nesterov),
+    )
+
+
+def learning_rate(settings: Optimizer, steps: int) -> optax.Schedule:
+    """A linear warm-up, then a cosine to 0 at the last step."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        settings.warmup_from if settings.warmup_steps else settings.learning_rate,
+        settings.learning_rate,
+        settings.warmup_steps,
+        steps,
+    )
+    return lambda step: schedule(step // settings.hold * settings.hold)
+
+
+def make_rebalancer(settings: Meta, class_counts: tuple[int, ...]) -> Rebalancer | None:
+    """The rebalancer that the settings name, or None."""
+    if settings.rebalancer == 'none':
+        return None
+    options: dict[str, Any] = {}
+    if settings.rebalancer in ('meta_sampler', 'meta_reweighter', 'learned_adjustment'):
+        options |= {'initial_power': settings.initial_power}
+    if settings.rebalancer == 'meta_sampler':
+        options |= {'estimator': settings.estimator, 'temperature': settings.temperature}
+    return REBALANCERS[settings.rebalancer](np.asarray(class_counts), **options)
+
+
+def make_psi_optimizer(settings: Meta) -> optax.GradientTransformation:
+    """Adam at a constant rate, with L2 decay of ψ if asked."""
+    return optax.chain(
+        optax.add_decayed_weights(settings.weight_decay),
+        optax.adam(settings.learning_rate, settings.b1, settings.b2),
+    )
