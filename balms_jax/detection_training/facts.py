@@ -1,8 +1,6 @@
 """What a detector's run is and was trained on: the facts of run.json."""
 
-import platform
 from collections import Counter
-from importlib import metadata
 from typing import Any
 
 from jax.sharding import Mesh
@@ -10,6 +8,7 @@ from jax.sharding import Mesh
 from balms_jax import models
 from balms_jax.detection_training.material import Material
 from balms_jax.detection_training.recipe import Detector, Recipe
+from balms_jax.training.facts import trained_on
 from balms_jax.training.state import TrainState
 
 
@@ -21,7 +20,6 @@ def facts(
     skipped: Counter[str] | None = None,
 ) -> dict[str, Any]:
     """What stands in run.json."""
-    packages = ('balms_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
     learns = any(stage.meta.rebalancer != 'none' for stage in recipe.stages.values())
     return {
         'kind': 'detector',
@@ -42,11 +40,7 @@ def facts(
         'selection_rule': 'last step',
         'data_fingerprint': material.fingerprint,
         'replaced_images': dict(skipped or {}),
-        'device': f'{devices.size} x {devices.devices.flat[0].device_kind}',
-        'versions': {
-            'python': platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
-        },
+        **trained_on(devices),
         'stages': [
             {'name': name, 'steps': stage.steps, 'batch_size': stage.batch_size}
             for name, stage in recipe.stages.items()

@@ -211,7 +211,7 @@ def run_facts(group: Replicates) -> dict[str, str]:
         **_lost_images(facts),
         'device': str(facts.get('device', '–')),
         'versions': ', '.join(f'{name} {version}' for name, version in versions.items()) or '–',
-        'command': str(facts.get('command') or 'python -m balms_jax, with the config below'),
+        'command': 'python -m balms_jax, with the config below',
         'run directories': in_words(run.path.name for run in group.runs),
     }
 

@@ -25,7 +25,6 @@ def facts(recipe: Recipe, material: Material, devices: Mesh, final: TrainState) 
     if material.weights_fingerprint:
         weights_facts['weights_fingerprint'] = material.weights_fingerprint
     missing = {'missing_images': material.missing_images} if material.missing_images else {}
-    packages = ('balms_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
     return {
         'method': recipe.method,
         'dataset': recipe.data.name,
@@ -44,15 +43,23 @@ def facts(recipe: Recipe, material: Material, devices: Mesh, final: TrainState) 
         'data_fingerprint': material.fingerprint,
         **missing,
         **weights_facts,
+        **trained_on(devices),
+        'stages': [
+            {'name': name, 'steps': stage.steps, 'batch_size': stage.batch_size}
+            for name, stage in recipe.stages.items()
+        ],
+    }
+
+
+def trained_on(devices: Mesh) -> dict[str, Any]:
+    """The devices, and the versions of what computed."""
+    packages = ('balms_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+    return {
         'device': f'{devices.size} x {devices.devices.flat[0].device_kind}',
         'versions': {
             'python': platform.python_version(),
             **{name: metadata.version(name) for name in packages},
         },
-        'stages': [
-            {'name': name, 'steps': stage.steps, 'batch_size': stage.batch_size}
-            for name, stage in recipe.stages.items()
-        ],
     }
 
 
