@@ -18,12 +18,13 @@ Found     FOUND
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from balms_jax.report import Run
-from balms_jax.report.comparison import METHOD_NAMES, Replicates, format_statistic
+from balms_jax.report.comparison import METHOD_NAMES, Replicates, format_statistic, told_apart
 from experiments import whole_runs
 from experiments.whole_runs import Question, Variant, mean_and_error, number, over_seeds
 
@@ -35,16 +36,18 @@ METHODS = (
     'balms',
 )
 LOSS, BOTH, LEARNED = METHODS[2:]
+POWER_LAW = 0.5  # R² of the fit below which its slope says little
 FIELD = 'gradient_weight_exponent'
-FIFTH = 5
 SUFFIX = '_fitted'
+FIFTH, FEW_DIGITS = 5, 64  # of the images of a class; images of a class of digits
 
 
 def _fitted(config: ConfigDict) -> None:
     """Fewer images, none of them altered: a small network learns them by heart."""
     config.data.augmentation = 'none'
-    if config.data.head_count:  # The digits are few as they are.
-        config.data.head_count //= FIFTH
+    head = config.data.head_count
+    config.data.head_count = head // FIFTH if head else FEW_DIGITS
+    config.evaluation.every = 100
 
 
 FITTED = {method + SUFFIX: Variant(method, _fitted) for method in METHODS}
@@ -56,7 +59,16 @@ QUESTION = Question(
     needed=(BOTH, LEARNED),
     variants=FITTED,
 )
-Exponents = Mapping[str, Mapping[int, float]]
+
+
+class Balance(NamedTuple):
+    """Of a run's effective gradient weights at the end of training."""
+
+    exponent: float
+    r_squared: float  # of the log-log fit; NaN where all weights are equal
+
+
+Balances = Mapping[str, Mapping[int, Balance]]
 """By method and seed."""
 
 
@@ -64,77 +76,91 @@ def main() -> None:
     """Runs the experiment."""
     options = whole_runs.options_of(__doc__, QUESTION)
     runs = whole_runs.train(options, QUESTION)
-    labels = {name + SUFFIX: f'{METHOD_NAMES[name]}, fitted' for name in METHODS}
-    answers, rows, drawn = [], [], []
-    for words, names in (
-        ('At a training loss of {} nats: ', METHODS),
-        ('Where the training set is fitted, to {} nats: ', FITTED),
-    ):
+    labels = {name + SUFFIX: f'{METHOD_NAMES[name]}, few images' for name in METHODS}
+    told, rows, drawn = [], [], []
+    for of_few, names in enumerate((METHODS, FITTED)):
         part = [run for run in runs if whole_runs.name_of(run) in names]
         if not {BOTH, LEARNED} <= {run.facts['method'] for run in part}:
             continue
         groups, figures = whole_runs.figures_of(part, labels)
         rows += [row(group) for group in groups]
         drawn += figures.balance()[1:]
-        loss = np.mean([whole_runs.final_train_loss(run) for run in part])
-        answers.append(f'{words.format(f"{loss:.1g}")}{answer(exponents_of(part))}')
-    whole_runs.write_page(options, QUESTION, ' '.join(answers), rows, drawn, runs)
+        told.append(f'{setting(part, bool(of_few))} {answer(balances_of(part))}')
+    whole_runs.write_page(options, QUESTION, ' '.join(told), rows, drawn, runs)
+
+
+def setting(runs: Sequence[Run], of_few: bool) -> str:
+    """Which images the runs were trained on, and how well they are fitted."""
+    losses = [whole_runs.final_train_loss(run) for run in runs]
+    images = 'fewer images, unaltered' if of_few else 'the long tail itself'
+    fits = 'fitted' if max(losses) < whole_runs.FITTED else 'not fitted'
+    loss = f'training loss {min(losses):.2g} to {max(losses):.2g} nats'
+    return f'Trained on {images}, {fits} ({loss}):'
 
 
 def row(group: Replicates) -> dict[str, str]:
     """A method: its exponents over seeds, and how far from balance."""
-    exponents = exponents_of(group.runs)[group.first.facts['method']]
-    mean, spread = over_seeds([*exponents.values()])
+    found = balances_of(group.runs)[group.first.facts['method']].values()
+    mean, spread = over_seeds([each.exponent for each in found])
     losses = [whole_runs.final_train_loss(run) for run in group.runs]
     return {
         'method': group.label,
         'seeds': whole_runs.seeds_of(group),
         'exponent k': number(mean, spread),
+        'R² of the fit': number(*over_seeds([each.r_squared for each in found])),
         'distance from −1': number(mean + 1, sign=True),
         'training loss, nats': number(*over_seeds(losses)),
         'top-1 %': format_statistic(group, 'top1'),
     }
 
 
-def exponents_of(runs: Sequence[Run]) -> Exponents:
-    """The exponent at the end of every run."""
-    found: dict[str, dict[int, float]] = {}
+def balances_of(runs: Sequence[Run]) -> Balances:
+    """What the weights of every run ended as."""
+    found: dict[str, dict[int, Balance]] = {}
     for run in runs:
-        of_method = found.setdefault(run.facts['method'], {})
-        of_method[run.facts['seed']] = float(run.final[FIELD])
+        _, weights = run.series('evaluation', 'gradient_weights')
+        log_weights = np.log(weights[-1])
+        equal = np.ptp(log_weights) < 1e-6
+        correlation = np.corrcoef(np.log(run.class_counts), log_weights)[0, 1]
+        found.setdefault(run.facts['method'], {})[run.facts['seed']] = Balance(
+            float(run.final[FIELD]), math.nan if equal else float(correlation**2)
+        )
     return found
 
 
-def answer(exponents: Exponents) -> str:
+def answer(balances: Balances) -> str:
     """In words: the exponents of loss and sampler together, fixed and learned.
 
     Args:
-        exponents: by method, of the one and the other at least.
+        balances: by method, of the one and the other at least.
     """
-    fixed, learned = exponents[BOTH], exponents[LEARNED]
-    of_fixed, of_learned = (over_seeds([*each.values()])[0] for each in (fixed, learned))
-    told = [
+
+    def told(method: str) -> str:
+        found = balances[method].values()
+        exponent, _ = over_seeds([each.exponent for each in found])
+        r_squared, _ = over_seeds([each.r_squared for each in found])
+        law = '' if r_squared > POWER_LAW else f' (no power law: R² {number(r_squared)})'
+        return f'{number(exponent)}{law}'
+
+    words = (
         'Balanced Softmax with class-balanced sampling ends with weights that go as n to the '
-        f'{number(of_fixed)}; with the learned sampler, to the {number(of_learned)}.'
-    ]
-    if LOSS in exponents:
-        alone, _ = over_seeds([*exponents[LOSS].values()])
-        told.append(f'The loss alone reaches {number(alone)}.')
-    seeds = sorted(fixed.keys() & learned.keys())
-    nearer, error = mean_and_error([abs(fixed[s] + 1) - abs(learned[s] + 1) for s in seeds])
-    told.append(
-        f'One balance, −1, is {number(abs(nearer), error)} '
-        + ('nearer' if nearer > 0 else 'farther')
-        + ' with the learned sampler than with the fixed one'
-        + (
-            ' (one seed).'
-            if math.isnan(error)
-            else ', more than two standard errors over seeds.'
-            if abs(nearer) > 2 * error
-            else '; seeds do not tell the two distances apart.'
-        )
+        f'{told(BOTH)}; with the learned sampler, to the {told(LEARNED)}. '
     )
-    return ' '.join(told)
+    if LOSS in balances:
+        words += f'The loss alone reaches {told(LOSS)}. '
+    fixed, learned = balances[BOTH], balances[LEARNED]
+    nearer = [
+        abs(fixed[seed].exponent + 1) - abs(learned[seed].exponent + 1)
+        for seed in sorted(fixed.keys() & learned.keys())
+    ]
+    mean, error = mean_and_error(nearer)
+    words += (
+        f'One balance, −1, is {number(abs(mean), error)} '
+        f'{"nearer" if mean > 0 else "farther"} with the learned sampler than with the fixed one'
+    )
+    if len(nearer) < 2:
+        return f'{words} (one seed).'
+    return f'{words}{"." if told_apart(nearer) else "; seeds do not tell the two apart."}'
 
 
 if __name__ == '__main__':

@@ -40,6 +40,7 @@ from experiments.comparison import console, exit_on_failure, finished, train_all
 
 RECIPES = {'cpu': 'short', 'paper': 'paper'}
 SMOKE_STEPS = 60
+FITTED = 0.1  # nats: a network whose training loss is above it does not fit its training set
 
 
 class Variant(NamedTuple):

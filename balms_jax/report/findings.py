@@ -11,6 +11,7 @@ from balms_jax.report.comparison import (
     format_statistic,
     in_words,
     paired_differences,
+    told_apart,
     unequal_settings,
 )
 
@@ -79,8 +80,8 @@ def _margin(best: Replicates, second: Replicates, field: str) -> str:
     gains = paired_differences(best, second, field)
     if len(gains) < 2:
         return f'{clause}; one seed does not tell whether that exceeds the spread over seeds'
-    if np.mean(gains) <= 2 * np.std(gains, ddof=1) / math.sqrt(len(gains)):
-        clause += ', which is no more than twice its standard error over seeds'
+    if not told_apart(gains):
+        clause += ', which seeds do not tell from 0'
     return clause
 
 

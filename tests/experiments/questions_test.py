@@ -126,14 +126,18 @@ def test_over_balance_is_told_from_balance():
 
     def told(fixed, learned):
         both = zip((over_balance.BOTH, over_balance.LEARNED), (fixed, learned), strict=True)
-        return over_balance.answer({name: dict(enumerate(values)) for name, values in both})
+        balances = {
+            name: {seed: over_balance.Balance(k, 0.9) for seed, k in enumerate(values)}
+            for name, values in both
+        }
+        return over_balance.answer(balances)
 
-    nearer = told((-1.4, -1.3, -1.5), (-0.9, -0.8, -0.97))
-    assert 'is 0.29 ± 0.11 nearer with the learned sampler' in nearer
-    assert 'more than two standard errors' in nearer
+    nearer = told((-1.4, -1.3, -1.5), (-0.95, -0.98, -0.9))
+    assert 'is 0.34 ± 0.03 nearer with the learned sampler' in nearer
+    assert 'do not tell' not in nearer
     farther = told((-1.1, -1.3), (-0.7, -0.8))
     assert 'is 0.05 ± 0.15 farther with the learned sampler' in farther
-    assert 'do not tell the two distances apart' in farther
+    assert 'do not tell the two apart' in farther
     assert 'one seed' in told((-1.1,), (-0.7,))
 
 

@@ -399,16 +399,19 @@ def test_finding_names_the_best_and_the_next(tmp_path):
     text = finding(tmp_path, top1)
     assert 'BALMS reaches the highest top-1 accuracy, 80.5 ± 0.7 % (mean of 2 seeds)' in text
     assert '5.0 points above Balanced Softmax (75.5 ± 0.7 %)' in text
-    assert 'standard error' not in text
+    assert 'seeds do not tell' not in text
 
 
 def test_finding_does_not_make_more_of_a_difference_than_the_seeds_do(tmp_path):
     # Differences of −1 and 3 points: 1, with a standard error of 2.
     text = finding(tmp_path / 'two', {'softmax': [0.68, 0.72], 'balms': [0.67, 0.75]})
-    assert 'no more than twice its standard error over seeds' in text
-    # Of 1 and 1.2 points, however far the seeds are apart: they move both methods alike.
-    text = finding(tmp_path / 'alike', {'softmax': [0.68, 0.72], 'balms': [0.69, 0.732]})
-    assert 'standard error' not in text
+    assert 'which seeds do not tell from 0' in text
+    # Of 1 and 1.1 points, however far the seeds are apart: they move both methods alike.
+    text = finding(tmp_path / 'alike', {'softmax': [0.68, 0.72], 'balms': [0.69, 0.731]})
+    assert 'seeds do not tell' not in text
+    # Of 1 and 1.2: two standard errors are 0.2, but two seeds tell as little as 12.7 of them.
+    text = finding(tmp_path / 'two_seeds', {'softmax': [0.68, 0.72], 'balms': [0.69, 0.732]})
+    assert 'which seeds do not tell from 0' in text
     text = finding(tmp_path / 'one', {'softmax': [0.70], 'balms': [0.71]})
     assert 'one seed does not tell' in text
 
