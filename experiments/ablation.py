@@ -22,6 +22,7 @@ from experiments.whole_runs import Question
 
 FEW = ('softmax', 'balanced_softmax', 'softmax_decoupled_cbs', 'balms')
 QUESTION = Question(
+    __doc__,
     'ablation',
     'Tables 2 and 5: every method beside the published one',
     published.METHODS,
@@ -35,7 +36,7 @@ QUESTION = Question(
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, QUESTION)
+    options = whole_runs.options_of(QUESTION)
     page = ablation_page.write(whole_runs.train(options, QUESTION), options.output)
     whole_runs.keep(options)
     console.print(f'page: {page}', markup=False)

@@ -12,8 +12,9 @@ Cost      cpu: five first stages of 3,600 steps a seed, and seconds for each τ;
 Ends in   experiments/results/convergence_rate/page.html
 Measures  the generalisation gap of every class, its mean loss on the test set less that on its
           training images, without augmentation, under plain softmax and under Balanced Softmax on
-          the same features; r, from log gap = a_j − r log n_j with an a_j for each class, so that a
-          class is compared with itself at other sizes; intervals by resampling classes (95 %).
+          the same features; r, by least squares from gap = A_j n_j^−r with an A_j for each class,
+          so that a class is compared with itself at other sizes; intervals by resampling classes.
+          Not of log gap: gaps near 0, or below, would decide.
           Smaller subsets are passed over as often; at the other factors there are as many steps,
           11 to 21 passes. n_j is not told apart from the size of the whole set, nor could it be
           Beside it top-1 accuracy over a sweep of τ, the classifier retrained on softmax features
@@ -26,6 +27,7 @@ Found     r of 0.91 (0.34 to 2.00) under softmax and 0.42 (0.13 to 0.96) under B
 import argparse
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,7 +42,7 @@ from balms_jax import bounds
 from balms_jax.models import Network
 from balms_jax.report import Run
 from balms_jax.report.comparison import format_statistic, group_runs
-from balms_jax.report.figure_style import COUNT_COLORS, FAINT, WIDE, new_figure, styled
+from balms_jax.report.figure_style import COUNT_COLORS, WIDE, new_figure, styled
 from balms_jax.report.html import embedded
 from balms_jax.training.inputs import feature_extractor
 from balms_jax.training.measures import classified
@@ -52,6 +54,7 @@ TAUS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 MEASURED = {'softmax_decoupled': 'softmax', 'balanced_softmax_decoupled': 'Balanced Softmax'}
 LARGEST_DIGITS = 128  # images of a class of digits, about
 RESAMPLES = 2000
+RATES = np.linspace(-1, 4, 1001)
 
 
 def _of_tau(tau: float, config: ConfigDict) -> None:
@@ -79,6 +82,7 @@ VARIANTS = SWEEP | SIZES
 FEW = (*MEASURED, *list(SIZES)[:2], 'tau_0', 'tau_1')
 FACTORS = (10.0, 100.0, 200.0)
 QUESTION = Question(
+    __doc__,
     'convergence_rate',
     'Which τ does the rate of convergence call for?',
     ('softmax', *MEASURED, *SIZES, *SWEEP),
@@ -109,7 +113,7 @@ class Rate(NamedTuple):
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, QUESTION)
+    options = whole_runs.options_of(QUESTION)
     sized = [name for name in options.methods if name in SIZES]
     options.methods = [name for name in options.methods if name not in SIZES]
     runs = whole_runs.train(options, QUESTION)
@@ -128,9 +132,10 @@ def main() -> None:
     rows = [row(words, gaps, rates[words]) for words, gaps in measured.items()]
     rows += sweep_rows(swept)
     caption = (
-        'The gap of every class against its number of training images, a dot a class and run, '
-        'lines join a class; dashed, the fitted rate. Right: a τ of the sweep against accuracy, '
-        'a line an imbalance factor; shaded, r / 2 by either loss with its interval.'
+        'The gap of every class against its number of training images, a dot a class and run, and '
+        'the fit of each class, from dark (largest) to light (smallest); gaps not above 0 are in '
+        'the fit and not in sight. Right: a τ of the sweep against accuracy, a line an imbalance '
+        'factor; upright and shaded, r / 2 by either loss with its 95 % interval.'
     )
     drawn = [embedded(figure(measured, rates, swept), caption, 'Gaps and the sweep of τ')]
     whole_runs.write_page(options, QUESTION, answer(rates, swept), rows, drawn, runs)
@@ -177,47 +182,61 @@ def _class_losses(
     return np.asarray(sums) / np.bincount(labels, minlength=logits.shape[-1])
 
 
-def slope(gaps: Gaps) -> float:
-    """R by least squares, every class with its own level; NaN where no class has two sizes."""
-    log_counts, log_gaps = np.log(gaps.counts), np.log(gaps.gaps)
-    across = np.zeros_like(log_counts)
-    within = np.zeros_like(log_gaps)
+def misfits(gaps: Gaps) -> np.ndarray:
+    """Squared errors of every class at every rate of ``RATES``, ``[classes, rates]``, nats².
+
+    Of gap = A_j n^−r, with the A_j that fits the class best at that r. A class of one size fits at
+    any rate. A gap that is not above 0 counts as any other.
+    """
+    found = []
     for j in np.unique(gaps.classes):
         own = gaps.classes == j
-        across[own] = log_counts[own] - log_counts[own].mean()
-        within[own] = log_gaps[own] - log_gaps[own].mean()
-    spread = across @ across
-    return float(-(across @ within) / spread) if spread > 1e-12 else float('nan')
+        powers = (gaps.counts[own] / gaps.counts[own].mean()) ** -RATES[:, None]
+        fitted = (powers @ gaps.gaps[own]) ** 2 / np.sum(powers**2, axis=1)
+        found.append(np.sum(gaps.gaps[own] ** 2) - fitted)
+    return np.stack(found)
 
 
 def rate_of(gaps: Gaps) -> Rate:
-    """R, and what it is over resampled classes; a gap that is not above 0 is left out."""
-    known = gaps.gaps > 0
-    kept = Gaps(*(values[known] for values in gaps))
-    rng = np.random.default_rng(0)
-    classes = np.unique(kept.classes)
-    found = []
-    for _ in range(RESAMPLES):
-        drawn = rng.choice(classes, classes.size)
-        places = [np.flatnonzero(kept.classes == j) for j in drawn]
-        named = np.repeat(np.arange(drawn.size), [p.size for p in places])
-        each = np.concatenate(places)
-        found.append(slope(Gaps(named, kept.counts[each], kept.gaps[each])))
-    low, high = np.nanpercentile(found, (2.5, 97.5))
-    return Rate(slope(kept), float(low), float(high))
+    """R by least squares, and what it is over resampled classes; NaN without two sizes."""
+    squares = misfits(gaps)
+    if np.ptp(squares) < 1e-12:
+        return Rate(math.nan, math.nan, math.nan)
+    drawn = np.random.default_rng(0).integers(len(squares), size=(RESAMPLES, len(squares)))
+    resampled = RATES[np.argmin(squares[drawn].sum(1), axis=-1)]
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    return Rate(float(RATES[np.argmin(squares.sum(0))]), float(low), float(high))
+
+
+def levels_of(gaps: Gaps, rate: float) -> dict[int, float]:
+    """The A_j of every class at a rate, nats."""
+    found = {}
+    for j in np.unique(gaps.classes):
+        own = gaps.classes == j
+        powers = gaps.counts[own] ** -rate
+        found[int(j)] = float(powers @ gaps.gaps[own] / (powers @ powers))
+    return found
 
 
 def row(words: str, gaps: Gaps, rate: Rate) -> dict[str, str]:
     """A loss: its rate and the τ that it calls for."""
     return {
-        'classifier': words,
-        'rate r': f'{rate.value:.2f}',
-        '95 % of resampled classes': f'{rate.low:.2f} to {rate.high:.2f}',
-        'τ = r / 2': f'{bounds.optimal_tau(rate.value):.2f}',
-        'gaps measured': f'{np.sum(gaps.gaps > 0)}',
-        'not above 0': f'{np.sum(gaps.gaps <= 0)}',
+        'what': f'rate under {words}',
+        'r (95 %)': _with_interval(rate),
+        'τ = r / 2 (95 %)': _with_interval(taus_of(rate)),
+        'gaps': f'{gaps.gaps.size}',
+        'best τ': '',
         'top-1 %': '',
     }
+
+
+def taus_of(rate: Rate) -> Rate:
+    """The τ that a rate and its interval call for."""
+    return Rate(*(float(bounds.optimal_tau(r)) for r in rate))
+
+
+def _with_interval(rate: Rate) -> str:
+    return f'{rate.value:.2f} ({rate.low:.2f} to {rate.high:.2f})'
 
 
 def sweep_rows(swept: Sequence[Run]) -> list[dict[str, str]]:
@@ -228,12 +247,11 @@ def sweep_rows(swept: Sequence[Run]) -> list[dict[str, str]]:
         (group,) = group_runs(by_tau[tau])
         rows.append(
             {
-                'classifier': f'best τ of the sweep, factor {factor:g}',
-                'rate r': '',
-                '95 % of resampled classes': '',
-                'τ = r / 2': f'{tau:g}',
-                'gaps measured': '',
-                'not above 0': '',
+                'what': f'sweep at imbalance factor {factor:g}',
+                'r (95 %)': '',
+                'τ = r / 2 (95 %)': '',
+                'gaps': '',
+                'best τ': f'{tau:g}',
                 'top-1 %': format_statistic(group, 'top1'),
             }
         )
@@ -263,19 +281,19 @@ def best_tau(by_tau: dict[float, list[Run]]) -> float:
 
 
 def answer(rates: dict[str, Rate], swept: Sequence[Run]) -> str:
-    """In words: the τ that the rates call for, and the one that is best."""
-    told = [
-        f'Under {words} the gap shrinks as n to the −{rate.value:.2f} '
-        f'({rate.low:.2f} to {rate.high:.2f}), which calls for τ = '
-        f'{bounds.optimal_tau(rate.value):.2f}.'
-        for words, rate in rates.items()
-    ]
-    best = [
-        f'{best_tau(by_tau):g} at imbalance factor {factor:g}'
-        for factor, by_tau in _by_factor(swept).items()
-    ]
-    told.append(f'Best in the sweep is τ = {", ".join(best)}.')
-    return ' '.join(told)
+    """In words: the τ that the rates call for, the ones that are best, and whether they agree."""
+    best = {factor: best_tau(by_tau) for factor, by_tau in _by_factor(swept).items()}
+    told = []
+    for words, rate in rates.items():
+        tau = taus_of(rate)
+        inside = [f'{b:g}' for b in dict.fromkeys(best.values()) if tau.low <= b <= tau.high]
+        agrees = f'does not exclude {" and ".join(inside)}' if inside else 'excludes those'
+        told.append(
+            f'Under {words} the gap shrinks as n to the −{_with_interval(rate)}, which calls for '
+            f'τ = {_with_interval(tau)} and {agrees}.'
+        )
+    of_factors = ', '.join(f'{tau:g} at imbalance factor {f:g}' for f, tau in best.items())
+    return f'Best in the sweep is τ = {of_factors}. {" ".join(told)}'
 
 
 @styled
@@ -284,18 +302,12 @@ def figure(measured: dict[str, Gaps], rates: dict[str, Rate], swept: Sequence[Ru
     drawing = new_figure((WIDE[0], WIDE[1] + 0.3))
     panels = drawing.subplots(1, len(measured) + 1)
     for axes, (words, gaps) in zip(panels, measured.items(), strict=False):
-        known, classes = gaps.gaps > 0, gaps.classes.max() + 1
-        for j in range(classes):
-            own = known & (gaps.classes == j)
-            order = np.argsort(gaps.counts[own])
-            color = COUNT_COLORS(1 - j / max(classes - 1, 1))
-            axes.loglog(
-                gaps.counts[own][order], gaps.gaps[own][order], '.-', lw=0.6, ms=4, color=color
-            )
-        ends = np.array([gaps.counts.min(), gaps.counts.max()])
-        middle = np.exp(np.log(gaps.counts[known]).mean()), np.exp(np.log(gaps.gaps[known]).mean())
-        fitted = middle[1] * (ends / middle[0]) ** -rates[words].value
-        axes.loglog(ends, fitted, '--', lw=1, color=FAINT)
+        r, classes = rates[words].value, gaps.classes.max() + 1
+        for j, level in levels_of(gaps, r).items():
+            own, color = gaps.classes == j, COUNT_COLORS(1 - j / max(classes - 1, 1))
+            axes.loglog(gaps.counts[own], gaps.gaps[own], '.', ms=4, color=color)
+            ends = np.array([gaps.counts[own].min(), gaps.counts[own].max()], float)
+            axes.loglog(ends, level * ends**-r, lw=0.7, color=color)
         axes.set(title=words, xlabel='training images n of a class', ylabel='gap, nats')
     axes = panels[-1]
     for shade, (factor, by_tau) in enumerate(_by_factor(swept).items()):
@@ -303,10 +315,10 @@ def figure(measured: dict[str, Gaps], rates: dict[str, Rate], swept: Sequence[Ru
         means = [_accuracy(by_tau[tau]) for tau in taus]
         color = ('#0072b2', '#d55e00', '#009e73')[shade % 3]
         axes.plot(taus, means, 'o-', ms=3.5, lw=1.2, color=color, label=f'factor {factor:g}')
-    for color, rate in zip(('#7a7a7a', '#56b4e9'), rates.values(), strict=False):
-        low, value, high = (float(bounds.optimal_tau(r)) for r in (rate.low, rate.value, rate.high))
-        axes.axvspan(low, high, color=color, alpha=0.15, lw=0)
-        axes.axvline(value, color=color, lw=1)
+    for color, (words, rate) in zip(('#7a7a7a', '#56b4e9'), rates.items(), strict=False):
+        tau = taus_of(rate)
+        axes.axvspan(tau.low, tau.high, color=color, alpha=0.15, lw=0)
+        axes.axvline(tau.value, color=color, lw=1, label=f'r / 2, {words}')
     axes.set(xlabel='τ', ylabel='top-1 accuracy, %')
     axes.legend()
     return drawing

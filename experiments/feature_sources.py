@@ -29,6 +29,7 @@ BEGINNINGS = ('softmax', 'balanced_softmax', 'softmax_cbs')
 PUBLISHED = dict(zip(SOURCES, (69.5, 76.6, 78.5, 77.0, 68.2), strict=True))
 FEW = ('balanced_softmax_decoupled', 'balanced_softmax_on_cbs_features')
 QUESTION = Question(
+    __doc__,
     'feature_sources',
     'Which features, which classifier?',
     (*BEGINNINGS, *SOURCES),
@@ -40,7 +41,7 @@ QUESTION = Question(
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, QUESTION)
+    options = whole_runs.options_of(QUESTION)
     trained = whole_runs.train(options, QUESTION)
     runs = [run for run in trained if run.facts['method'] in SOURCES]
     groups, figures = whole_runs.figures_of(runs)

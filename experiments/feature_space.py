@@ -53,6 +53,7 @@ class Told(NamedTuple):
 
 
 QUESTION = Question(
+    __doc__,
     'feature_space',
     'What do the features look like?',
     METHODS,
@@ -62,7 +63,7 @@ QUESTION = Question(
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, QUESTION)
+    options = whole_runs.options_of(QUESTION)
     runs = whole_runs.train(options, QUESTION)
     groups, _ = whole_runs.figures_of(runs)
     rows = [row(group) for group in groups]
@@ -140,25 +141,32 @@ def row(group: Replicates) -> dict[str, str]:
         'features of': group.label,
         'seeds': whole_runs.seeds_of(group),
         'neighbours of the same class %': told(purities, scale=100, digits=1),
-        'rarer half %': told(purities[:, tail], scale=100, digits=1),
-        'Fisher ratio': told(ratios),
-        'rarer half': told(ratios[:, tail]),
+        'of the rarer half %': told(purities[:, tail], scale=100, digits=1),
+        'Fisher ratio, all classes': told(ratios),
+        'Fisher ratio, rarer half': told(ratios[:, tail]),
         'top-1 %': format_statistic(group, 'top1'),
     }
 
 
 def answer(groups: list[Replicates]) -> str:
-    """In words: whose features keep the rarer classes together."""
+    """In words: whose features keep the rarer classes together, by either measure."""
     tail = tail_of(groups[0].first)
-    found = {
-        group.label: 100 * float(np.mean([told_of(run).purity[tail] for run in group.runs]))
-        for group in groups
-    }
-    ordered = sorted(found, key=found.__getitem__, reverse=True)
-    told = ', '.join(f'{found[label]:.1f} % with {label}' for label in ordered)
+
+    def ordered(found: dict[str, float], form: str) -> str:
+        labels = sorted(found, key=found.__getitem__, reverse=True)
+        return ', '.join(f'{found[label]:{form}} with {label}' for label in labels)
+
+    purity, fisher = (
+        {
+            group.label: float(np.mean([getattr(told_of(run), name)[tail] for run in group.runs]))
+            for group in groups
+        }
+        for name in ('purity', 'fisher')
+    )
     return (
         f'Of the {NEIGHBOURS} nearest neighbours of a test image of the rarer half of the classes, '
-        f'of its own class are: {told}.'
+        f'of its own class are: {ordered(purity, ".1%")}. Fisher’s ratio of these classes: '
+        f'{ordered(fisher, ".2f")}.'
     )
 
 

@@ -6,7 +6,9 @@ Cost      cpu: four minutes on two CPU cores for each first stage that is not th
           for each second one; smoke: a minute
 Ends in   experiments/results/instance_or_class/page.html
 Measures  accuracy, its spread over seeds, how many numbers are learned, and images a second in the
-          second stage, on cached features but for Jamal et al., who train the whole network
+          last stage: of the whole network for Jamal et al. and for BALMS end to end, which are
+          beside each other the cost of examples and of classes; of cached features for the others
+          (to one digit: seconds in all)
 Expected  rates of classes are as accurate, steadier over seeds, and learn far fewer numbers
 Found     BALMS 57.3 ± 1.7, L2RW 57.2 ± 2.1, Meta-Weight-Net 45.1 ± 1.2 (cpu, seeds 0 to 2); Jamal
           et al. 58.4 with seed 0 alone, at 189 images a second of the whole network beside 200,000
@@ -25,11 +27,12 @@ from balms_jax.report.comparison import Replicates
 from experiments import whole_runs
 from experiments.whole_runs import Question
 
-BY_CLASS = ('balms', 'meta_reweighter', 'softmax_decoupled_meta_sampler')
+BY_CLASS = ('balms', 'meta_reweighter', 'softmax_decoupled_meta_sampler', 'balms_end_to_end')
 BY_EXAMPLE = ('learning_to_reweight', 'meta_weight_net', 'class_balanced_domain_adaptation')
 METHODS = ('softmax', *BY_CLASS, *BY_EXAMPLE)
 FEW = ('balms', 'learning_to_reweight')
 QUESTION = Question(
+    __doc__,
     'instance_or_class',
     'Weights of examples, or rates of classes?',
     METHODS,
@@ -40,7 +43,7 @@ QUESTION = Question(
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, QUESTION)
+    options = whole_runs.options_of(QUESTION)
     trained = whole_runs.train(options, QUESTION)
     runs = [run for run in trained if run.facts['method'] != 'softmax']
     groups, figures = whole_runs.figures_of(runs)
@@ -71,33 +74,49 @@ def trains_all(run: Run) -> bool:
 
 def row(group: Replicates) -> dict[str, str]:
     """A method in numbers."""
-    speeds = np.array([images_per_second(run) for run in group.runs])
-    by_class = group.first.facts['method'] in BY_CLASS
+    by_class, whole = group.first.facts['method'] in BY_CLASS, trains_all(group.first)
     return {
         'method': group.label,
         'learns for': 'classes' if by_class else 'examples',
         'learned numbers': learned_numbers(group.first),
-        'second stage': 'whole network' if trains_all(group.first) else 'classifier',
+        'last stage': ('whole network' if whole else 'classifier')
+        + f', batches of {group.first.facts["stages"][-1]["batch_size"]}',
         **whole_runs.accuracies(group),
-        'images/s': f'{speeds.mean():,.0f}' if np.isfinite(speeds).all() else '–',
+        'images/s': f'{speed(group):,.0f}' if whole else _one_digit(speed(group)),
     }
 
 
+def speed(group: Replicates) -> float:
+    """Images a second, the median over seeds."""
+    return float(np.median([images_per_second(run) for run in group.runs]))
+
+
+def _one_digit(value: float) -> str:
+    return f'{float(f"{value:.1g}"):,.0f}' if math.isfinite(value) else '–'
+
+
 def answer(groups: list[Replicates]) -> str:
-    """In words: the best of either kind, and their spreads."""
-    told = []
+    """In words: the best of either kind, the difference, their spreads and costs."""
+    told, best = [], []
     for kind, names in (('classes', BY_CLASS), ('examples', BY_EXAMPLE)):
         found = [group for group in groups if group.first.facts['method'] in names]
         if found:
-            best = max(found, key=lambda group: float(group.statistics('top1')[0]))
-            mean, spread = best.statistics('top1')
-            whole = ', which goes on with the whole network,' if trains_all(best.first) else ''
+            best.append(max(found, key=lambda group: float(group.statistics('top1')[0])))
+            mean, spread = best[-1].statistics('top1')
             told.append(
-                f'Of those that learn for {kind}, {best.label}{whole} is first with '
+                f'Of those that learn for {kind}, {best[-1].label} is first with '
                 f'{whole_runs.number(mean, spread, scale=100, digits=1)} % '
-                f'(seeds {whole_runs.seeds_of(best)})'
+                f'(seeds {whole_runs.seeds_of(best[-1])}).'
             )
-    return '. '.join(told) + '.'
+    if len(best) == 2:
+        told.append(
+            f'Paired by seed, the latter is {whole_runs.gain(best[1], best[0])} points from the '
+            'former.'
+        )
+    whole = [f'{group.label} {speed(group):,.0f}' for group in groups if trains_all(group.first)]
+    if len(whole) > 1:
+        told.append(f'Images a second where the whole network is trained: {", ".join(whole)}.')
+    return ' '.join(told)
 
 
 if __name__ == '__main__':

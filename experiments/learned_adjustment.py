@@ -37,6 +37,7 @@ FOUND = ('learned_adjustment', 'cost_sensitive')
 METHODS = (BEGINNING, 'softmax_decoupled', 'balanced_softmax_decoupled', *FOUND, *SWEEP)
 FEW = ('balanced_softmax_decoupled', *FOUND, 'tau_0', 'tau_1')
 QUESTION = Question(
+    __doc__,
     'learned_adjustment',
     'Is the derived adjustment found by a search?',
     METHODS,
@@ -48,7 +49,7 @@ QUESTION = Question(
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, QUESTION)
+    options = whole_runs.options_of(QUESTION)
     trained = whole_runs.train(options, QUESTION)
     swept = [run for run in trained if whole_runs.name_of(run) in SWEEP]
     runs = [run for run in trained if whole_runs.name_of(run) not in (BEGINNING, *SWEEP)]

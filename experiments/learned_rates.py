@@ -20,6 +20,7 @@ from experiments.whole_runs import Question
 
 METHODS = ('softmax_decoupled_meta_sampler', 'balms')
 QUESTION = Question(
+    __doc__,
     'learned_rates',
     'Learned sampling rates',
     METHODS,
@@ -32,7 +33,7 @@ QUESTION = Question(
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, QUESTION)
+    options = whole_runs.options_of(QUESTION)
     runs = whole_runs.train(options, QUESTION)
     groups, figures = whole_runs.figures_of(runs)
     rows = [row(group) for group in groups]
@@ -52,8 +53,12 @@ def row(group: Replicates) -> dict[str, str]:
         'method': group.label,
         'seeds': whole_runs.seeds_of(group),
         'variance over classes': whole_runs.number(*whole_runs.over_seeds(rates.var(1)), digits=3),
-        'rate of the largest class': whole_runs.number(*whole_runs.over_seeds(rates[:, 0])),
-        'rate of the smallest class': whole_runs.number(*whole_runs.over_seeds(rates[:, -1])),
+        'rate of the largest class (mean 1)': whole_runs.number(
+            *whole_runs.over_seeds(rates[:, 0])
+        ),
+        'rate of the smallest class (mean 1)': whole_runs.number(
+            *whole_runs.over_seeds(rates[:, -1])
+        ),
         'top-1 %': format_statistic(group, 'top1'),
     }
 
@@ -69,7 +74,9 @@ def answer(groups: list[Replicates]) -> str:
         )
     if len(groups) == 2:
         ratio = final_rates(groups[0]).var(1).mean() / final_rates(groups[1]).var(1).mean()
-        told.append(f'Beside softmax the variance is {ratio:.1f} times that beside the other.')
+        told.append(
+            f'Beside softmax the variance is {ratio:.1f} times that beside Balanced Softmax.'
+        )
     return ' '.join(told)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from balms_jax.report.comparison import Replicates, format_statistic
 from experiments import whole_runs
-from experiments.whole_runs import Question
+from experiments.whole_runs import Question, number, over_seeds
 
 METHODS = (
     'softmax',
@@ -28,7 +28,9 @@ METHODS = (
     'balms',
 )
 FEW = ('softmax', 'balanced_softmax')
+LEVEL = 0.1  # of a class's due
 QUESTION = Question(
+    __doc__,
     'marginal_likelihood',
     'Marginal likelihood: whom does each method favour?',
     METHODS,
@@ -38,7 +40,7 @@ QUESTION = Question(
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, QUESTION)
+    options = whole_runs.options_of(QUESTION)
     runs = whole_runs.train(options, QUESTION)
     groups, figures = whole_runs.figures_of(runs)
     rows = [row(group) for group in groups]
@@ -47,14 +49,14 @@ def main() -> None:
 
 
 def relative(group: Replicates) -> np.ndarray:
-    """C p(y), ``[classes]``, the mean over seeds."""
-    mean, _ = group.statistics('marginal_likelihood')
-    return mean.size * np.asarray(mean)
+    """C p(y), ``[seeds, classes]``."""
+    values = np.stack([np.asarray(run.final['marginal_likelihood']) for run in group.runs])
+    return values.shape[1] * values
 
 
-def deviation(group: Replicates) -> float:
-    """The root mean square of C p(y) − 1 over the classes."""
-    return float(np.sqrt(np.mean((relative(group) - 1) ** 2)))
+def distances(group: Replicates) -> np.ndarray:
+    """The root mean square of C p(y) − 1 over the classes, ``[seeds]``."""
+    return np.sqrt(np.mean((relative(group) - 1) ** 2, axis=1))
 
 
 def row(group: Replicates) -> dict[str, str]:
@@ -63,25 +65,29 @@ def row(group: Replicates) -> dict[str, str]:
     return {
         'method': group.label,
         'seeds': whole_runs.seeds_of(group),
-        'largest class, C p(y)': f'{ratios[0]:.2f}',
-        'smallest class, C p(y)': f'{ratios[-1]:.2f}',
-        'distance from level (rms)': f'{deviation(group):.2f}',
-        'of the class farthest from it': f'{np.abs(ratios - 1).max():.2f}',
+        'largest class, C p(y)': number(*over_seeds(ratios[:, 0])),
+        'smallest class, C p(y)': number(*over_seeds(ratios[:, -1])),
+        'distance from level (rms)': number(*over_seeds(distances(group))),
+        'of the class farthest from it': number(*over_seeds(np.abs(ratios - 1).max(1))),
         'top-1 %': format_statistic(group, 'top1'),
     }
 
 
 def answer(groups: list[Replicates]) -> str:
     """In words: who is level, and who favours which end."""
-    level = min(groups, key=deviation)
-    told = [f'{level.label} comes nearest to level: {deviation(level):.2f} from it (rms).']
+    level, told = [], []
     for group in groups:
-        ratios = relative(group)
-        end = 'largest' if ratios[0] > ratios[-1] else 'smallest'
+        distance, ends = distances(group).mean(), relative(group).mean(0)[[0, -1]]
+        if distance < LEVEL:
+            level.append(f'{group.label} ({distance:.2f})')
+            continue
+        end = 'largest' if ends[0] > ends[1] else 'smallest'
         told.append(
-            f'{group.label} favours the {end} class ({ratios[0]:.2f} and {ratios[-1]:.2f} of '
-            'their due).'
+            f'{group.label} favours the {end} class ({ends[0]:.2f} of the due of the largest, '
+            f'{ends[1]:.2f} of that of the smallest).'
         )
+    if level:
+        told.append(f'Level, with an rms distance from it below {LEVEL}: {", ".join(level)}.')
     return ' '.join(told)
 
 

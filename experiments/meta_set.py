@@ -51,6 +51,7 @@ NAMES = {
     'balms_held_out': 'a tenth held out of the training set',
 }
 QUESTION = Question(
+    __doc__,
     'meta_set',
     'Where should the meta set come from?',
     ('softmax', *NAMES),
@@ -62,7 +63,7 @@ QUESTION = Question(
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, QUESTION)
+    options = whole_runs.options_of(QUESTION)
     trained = whole_runs.train(options, QUESTION)
     runs = [run for run in trained if whole_runs.name_of(run) in NAMES]
     groups, figures = whole_runs.figures_of(runs, NAMES)
@@ -95,11 +96,10 @@ def answer(groups: list[Replicates]) -> str:
     ):
         pair = [by_name.get(f'balms_{part}' if part else 'balms') for part in (name, base)]
         if pair[0] and pair[1]:
-            gain = whole_runs.gain(pair[0], pair[1])
-            told.append(text.format(whole_runs.number(*gain, digits=1, sign=True)))
+            told.append(text.format(whole_runs.gain(pair[0], pair[1])))
     return (
-        f'{"; ".join(told)} points, {whole_runs.basis(groups)}. Subset, redraw and held-out tenth '
-        'are one each: how much they vary is not measured.'
+        f'{"; ".join(told)} points, paired by seed. Subset, redraw and held-out tenth are one '
+        'each: how much they vary is not measured.'
     )
 
 

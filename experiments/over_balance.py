@@ -52,6 +52,7 @@ def _fitted(config: ConfigDict) -> None:
 
 FITTED = {method + SUFFIX: Variant(method, _fitted) for method in METHODS}
 QUESTION = Question(
+    __doc__,
     'over_balance',
     'Over-balance: how often is the imbalance counted?',
     (*METHODS, *FITTED),
@@ -74,7 +75,7 @@ Balances = Mapping[str, Mapping[int, Balance]]
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, QUESTION)
+    options = whole_runs.options_of(QUESTION)
     runs = whole_runs.train(options, QUESTION)
     labels = {name + SUFFIX: f'{METHOD_NAMES[name]}, few images' for name in METHODS}
     told, rows, drawn = [], [], []

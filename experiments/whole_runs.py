@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -40,6 +41,9 @@ from experiments.comparison import console, exit_on_failure, finished, train_all
 
 RECIPES = {'cpu': 'short', 'paper': 'paper'}
 SMOKE_STEPS = 60
+PLUS_MINUS = (
+    '± is the standard deviation over seeds; of differences in the text, the standard error.'
+)
 FITTED = 0.1  # nats: a network whose training loss is above it does not fit its training set
 
 
@@ -58,6 +62,7 @@ class Question:
     """What is asked of which runs.
 
     Attributes:
+        doc: the docstring of its module.
         name: of its module, and of the folder of its results.
         title: of its page.
         methods: of its runs, of which some may be asked for alone.
@@ -70,6 +75,7 @@ class Question:
         any_method: whether every method of ``training.methods`` may be asked for.
     """
 
+    doc: str | None
     name: str
     title: str
     methods: Sequence[str]
@@ -82,19 +88,15 @@ class Question:
     any_method: bool = False
 
 
-def options_of(description: str | None, question: Question) -> argparse.Namespace:
+def options_of(question: Question) -> argparse.Namespace:
     """The command line of a question; ends the program where it asks for what cannot be told.
-
-    Args:
-        description: its module's docstring.
-        question: the question.
 
     Returns:
         scale, datasets, imbalance_factors, methods, seeds, data_dir, dtype, folder, records,
         output, page_only, together.
     """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawTextHelpFormatter
+        description=question.doc, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument('--scale', choices=('smoke', 'cpu', 'paper'), default='cpu')
     parser.add_argument('--datasets', nargs='+', choices=('cifar10', 'cifar100'))
@@ -263,7 +265,7 @@ def write_page(
     figures: Sequence[str],
     runs: Sequence[Run],
 ) -> Path:
-    """Writes the page: the question, its answer, the numbers, the figures, how it was made.
+    """Writes the page: the question, its answer, what was measured, the numbers, the figures.
 
     Beside it go ``rows.json``, and the small files of the runs to ``records``.
     """
@@ -278,8 +280,11 @@ def write_page(
         f'{escape(facts["versions"]["jax"])} on {escape(facts["device"])}. The last epoch is '
         'reported; no choice is made on the test set.'
     )
-    body = f'<p class="finding">{escape(answer)}</p>\n'
-    body += f'<div class="scroll">{table(rows)}</div>\n<h2>Figures</h2>\n'
+    body = f'<p class="finding">{escape(answer)}</p>\n{introduction(question.doc)}'
+    body += f'<div class="scroll">{table(rows)}</div>\n'
+    if len(seeds) > 1:
+        body += f'<p class="note">{PLUS_MINUS}</p>\n'
+    body += '<h2>Figures</h2>\n'
     body += f'<div class="figures">{"".join(figures)}</div>\n'
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / 'page.html'
@@ -288,6 +293,25 @@ def write_page(
     keep(options)
     console.print(f'page: {path}', markup=False)
     return path
+
+
+def introduction(doc: str | None) -> str:
+    """What a question is about, measures and expects, as its docstring says, for the page: HTML.
+
+    Example:
+        >>> introduction('A title.' + chr(10) * 2 + 'Measures  how' + chr(10) + '          often')
+        '<p class="facts"><b>Measures</b> how often</p>'
+    """
+    held, name = {'': ''}, ''
+    for line in (doc or '').splitlines()[1:]:
+        if heading := re.match(r'([A-Z][a-z]+(?: in)?)  +(?=\S)', line):
+            name, line = heading[1], line[heading.end() :]
+        held[name] = f'{held.get(name, "")} {line.strip()}'.strip()
+    return ''.join(
+        f'<p class="facts">{f"<b>{each}</b> " if each else ""}{escape(held[each])}</p>'
+        for each in ('', 'Measures', 'Expected')
+        if held.get(each)
+    )
 
 
 def accuracies(group: Replicates) -> dict[str, str]:
@@ -315,15 +339,11 @@ def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return mean, spread / math.sqrt(len(values))
 
 
-def gain(group: Replicates, base: Replicates, field: str = 'top1') -> tuple[float, float]:
-    """Points from one method to another, paired by seed: mean and standard error."""
-    return mean_and_error([100 * gain for gain in paired_differences(group, base, field)])
-
-
-def basis(groups: Sequence[Replicates]) -> str:
-    """What the numbers of an answer are taken over."""
-    several = min(len(group.runs) for group in groups) > 1
-    return 'mean and standard error over seeds' if several else 'one seed'
+def gain(group: Replicates, base: Replicates, field: str = 'top1') -> str:
+    """Points from one method to another, paired by seed, as text: mean ± standard error."""
+    differences = [100 * each for each in paired_differences(group, base, field)]
+    told = number(*mean_and_error(differences), digits=1, sign=True)
+    return f'{told} (one seed)' if len(differences) == 1 else told
 
 
 def number(

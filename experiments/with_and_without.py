@@ -36,6 +36,7 @@ PARTS = {  # method: (the loss, the sampler, decoupled)
     'balms': (True, True, True),
 }
 QUESTION = Question(
+    __doc__,
     'with_and_without',
     'The loss, the sampler, and both',
     METHODS,
@@ -46,7 +47,7 @@ QUESTION = Question(
 
 def main() -> None:
     """Runs the experiment."""
-    options = whole_runs.options_of(__doc__, QUESTION)
+    options = whole_runs.options_of(QUESTION)
     runs = whole_runs.train(options, QUESTION)
     groups, figures = whole_runs.figures_of(runs)
     rows = [row(group) for group in groups]
@@ -78,10 +79,9 @@ def answer(groups: list[Replicates]) -> str:
         ('the sampler beside it {}', 'balms_end_to_end', 'balanced_softmax'),
     ):
         if {method, base} <= by_method.keys():
-            found = whole_runs.gain(by_method[method], by_method[base])
-            told.append(text.format(whole_runs.number(*found, digits=1, sign=True)))
+            told.append(text.format(whole_runs.gain(by_method[method], by_method[base])))
     gains = '; '.join(told)
-    return f'{gains[:1].upper()}{gains[1:]} points, {whole_runs.basis(groups)}.'
+    return f'Points, paired by seed: {gains}.'
 
 
 if __name__ == '__main__':

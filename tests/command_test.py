@@ -111,6 +111,11 @@ def test_sigterm_saves_and_exits_with_the_conventional_code(tmp_path):
         (['--config.data.imbalance_factor=5000'], {}, 'imbalance_factor'),
         (['--config.data.head_count=1000'], {}, 'lower head_count'),
         ([], {'config': 'configs/digits_lt.py:method=blams'}, "method: got 'blams', wanted one of"),
+        (
+            [],
+            {'config': 'configs/nope.py'},
+            "--config: [Errno 2] No such file or directory: 'configs",
+        ),
         (['--config.data.data_dir=/nowhere'], {'config': 'configs/cifar_lt.py'}, 'data.sources ci'),
         (['--stage_1_from=/nowhere'], {}, 'holds no first stage'),
     ],

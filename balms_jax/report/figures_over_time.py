@@ -38,6 +38,7 @@ def rates_over_time(
     stages: Stages,
     ylabel: str = 'sampling rate σ(ψ)',
     counted: str = 'training images of the class',
+    top: float | None = None,
 ) -> Figure:
     """A learned value of every class over training, coloured by the class's training images.
 
@@ -48,12 +49,15 @@ def rates_over_time(
         stages: name and steps of each stage.
         ylabel: what the values are.
         counted: what the counts are.
+        top: of an axis that begins at 0; None for one that fits the values.
 
     Returns:
         A half-width figure.
     """
     figure = new_figure(HALF)
     axes = figure.subplots()
+    if top is not None:
+        axes.set_ylim(0, top)
     keep = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 120)).round().astype(int))
     low, high = max(class_counts.min(), 1), max(class_counts.max(), 2)
     norm = LogNorm(low, high) if low < high else Normalize(low - 1, high)

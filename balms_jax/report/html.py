@@ -140,8 +140,12 @@ def figure_section(heading: str, items: Sequence[str]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """A plain table; the keys of the first row are the headings."""
+    """A plain table; the keys of the first row are the headings. Short texts stay on a line."""
     heading = ''.join(f'<th scope="col">{escape(name)}</th>' for name in rows[0])
-    lines = (''.join(f'<td>{escape(text)}</td>' for text in row.values()) for row in rows)
+
+    def cell(text: str) -> str:
+        return f'<td{" class=number" if len(text) < 16 else ""}>{escape(text)}</td>'
+
+    lines = (''.join(cell(text) for text in row.values()) for row in rows)
     body = ''.join(f'<tr>{line}</tr>\n' for line in lines)
     return f'<table><thead><tr>{heading}</tr></thead>\n<tbody>{body}</tbody></table>\n'

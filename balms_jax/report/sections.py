@@ -108,10 +108,11 @@ class ProblemFigures(RunFigures):
         for group in self.groups:
             run = group.first
             whose = f'{group.label}, seed {run.facts["seed"]}'
-            for field, ylabel, caption in (
+            for field, ylabel, top, caption in (
                 (
                     'sampling_rates',
                     'sampling rate σ(ψ)',
+                    1.0,
                     'learned sampling rate σ(ψ) of every class, coloured by its number of '
                     'training images. A class is drawn with probability q ∝ n·σ(ψ); equal '
                     'rates are instance-balanced draws.',
@@ -119,6 +120,7 @@ class ProblemFigures(RunFigures):
                 (
                     'loss_weights',
                     'loss weight',
+                    None,
                     'learned loss weight of every class (mean 1 over a batch), coloured by its '
                     'number of training images; equal weights leave the loss as it is.',
                 ),
@@ -128,7 +130,7 @@ class ProblemFigures(RunFigures):
                     continue  # A reweighter draws nothing by its rates.
                 if len(steps):
                     figure = figures_over_time.rates_over_time(
-                        steps, rates, self.counts, run.stages, ylabel
+                        steps, rates, self.counts, run.stages, ylabel, top=top
                     )
                     alt = f'{ylabel} of every class over training for {group.label}.'
                     items.append(embedded(figure, f'{whose}: {caption}', alt))

@@ -55,7 +55,10 @@ def parse_flags(arguments: list[str]) -> list[str]:
         SystemExit: of exit code 2, after the line.
     """
     try:
-        return list(flags.FLAGS(arguments))
+        rest = list(flags.FLAGS(arguments))
+        if flags.FLAGS.config is not None:
+            flags.FLAGS.config.keys()  # That its file is not there is raised when it is read.
+        return rest
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         # What is raised inside a config file comes wrapped, with its traceback as text; the
         # KeyError of a key that the config does not have comes in an AttributeError.
@@ -63,6 +66,8 @@ def parse_flags(arguments: list[str]) -> list[str]:
         told = _unknown_key(arguments, inner) if isinstance(inner, KeyError) else error
         lines = str(told).strip().splitlines()
         causes = [line for line in lines if 'Error: ' in line] or [' '.join(lines)]
+        if isinstance(error, OSError):
+            causes = [f'--config: {lines[-1].strip()}']
         print(re.sub(r'^(\w+\.)+(?=\w+Error: )', '', causes[-1].strip()), file=sys.stderr)
         sys.exit(2)
 

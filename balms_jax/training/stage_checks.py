@@ -9,6 +9,7 @@ from balms_jax.training.recipe import (
     LOSSES,
     META_SOURCES,
     ConfigError,
+    Meta,
     Recipe,
     Stage,
     one_of,
@@ -44,18 +45,9 @@ def check_stage(name: str, stage: Stage) -> None:
         raise ConfigError(f'{name}.averaging: got {stage.averaging}, wanted 0 to less than 1')
     if stage.mixup < 0:
         raise ConfigError(f'{name}.mixup: got {stage.mixup}, wanted at least 0')
-    one_of(f'{name}.meta.rebalancer', meta.rebalancer, ('none', *REBALANCERS))
+    _check_meta(f'{name}.meta', meta)
     if meta.rebalancer == 'none':
         return
-    one_of(f'{name}.meta.source', meta.source, META_SOURCES)
-    one_of(f'{name}.meta.draws', meta.draws, ('stratified', 'class_balanced'))
-    one_of(f'{name}.meta.estimator', meta.estimator, tuple(ESTIMATORS))
-    if not meta.temperature > 0:
-        raise ConfigError(
-            f'{name}.meta.temperature: got {meta.temperature}, wanted a number above 0'
-        )
-    one_of(f'{name}.meta.mode', meta.mode, tuple(meta_gradients.MODES))
-    positive(f'{name}.meta.batch_size', meta.batch_size)
     if stage.draws != 'shuffled':
         raise ConfigError(
             f'{name}.draws: got {stage.draws!r} beside meta.rebalancer = {meta.rebalancer!r}, '
@@ -141,6 +133,24 @@ def check_stage_of_run(name: str, stage: Stage, recipe: Recipe) -> None:
                 f"{name}.meta.rebalancer: got {stage.meta.rebalancer!r} for 'experts', wanted "
                 "'none'"
             )
+
+
+def _check_meta(key: str, meta: Meta) -> None:
+    """What no stage may name, even one that learns nothing: a slip would pass unnoticed."""
+    one_of(f'{key}.rebalancer', meta.rebalancer, ('none', *REBALANCERS))
+    one_of(f'{key}.source', meta.source, META_SOURCES)
+    one_of(f'{key}.draws', meta.draws, ('stratified', 'class_balanced'))
+    one_of(f'{key}.estimator', meta.estimator, tuple(ESTIMATORS))
+    one_of(f'{key}.mode', meta.mode, tuple(meta_gradients.MODES))
+    positive(f'{key}.batch_size', meta.batch_size)
+    if not meta.temperature > 0:
+        raise ConfigError(f'{key}.temperature: got {meta.temperature}, wanted a number above 0')
+    for part in ('learning_rate', 'weight_decay'):
+        if not getattr(meta, part) >= 0:
+            raise ConfigError(f'{key}.{part}: got {getattr(meta, part)}, wanted at least 0')
+    for part in ('b1', 'b2'):
+        if not 0 <= getattr(meta, part) < 1:
+            raise ConfigError(f'{key}.{part}: got {getattr(meta, part)}, wanted 0 to less than 1')
 
 
 def _check_accumulation(key: str, stage: Stage) -> None:

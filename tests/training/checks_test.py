@@ -44,6 +44,10 @@ def change(key, value):
         ('stage_1.loss.class_weights', 'all', r"class_weights: got 'all', wanted one of none"),
         ('stage_2.meta.estimator', 'gumbel', r"stage_2\.meta\.estimator: got 'gumbel', wanted one"),
         ('stage_2.meta.temperature', 0.0, r'stage_2\.meta\.temperature: got 0\.0, wanted a number'),
+        ('stage_2.meta.learning_rate', -1.0, r'stage_2\.meta\.learning_rate: got -1\.0, wanted at'),
+        ('stage_2.meta.b2', 1.0, r'stage_2\.meta\.b2: got 1\.0, wanted 0 to less than 1'),
+        # A stage that learns nothing: its name would else be that of the wrong stage, unnoticed.
+        ('stage_1.meta.estimator', 'foo', r"stage_1\.meta\.estimator: got 'foo', wanted one of"),
         ('stage_2.meta.rebalancer', 'learning_to_reweight', r"stage_2\.meta\.mode: got 'forward_"),
         ('stage_2.meta.mode', 'exact', r"stage_2\.meta\.mode: got 'exact', wanted one of reverse"),
         ('stage_1.optimizer.warmup_steps', 300, r'warmup_steps: got 300, wanted 0 to less than'),
