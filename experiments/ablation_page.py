@@ -186,7 +186,8 @@ def why(rows: Sequence[Row], orderings: Sequence[Ordering]) -> list[str]:
         'fit its training set, as ResNet-32 can in 500 epochs. Away from zero loss Balanced '
         'Softmax weighs a rare class by less than 1 / n, so that little is left for the sampler '
         'to take back; and where features do not separate the classes, a second balancing gives '
-        'up frequent ones for rare ones.'
+        'up frequent ones for rare ones. The page of over_balance has the same methods where the '
+        'network does fit.'
     )
     if of_twice:
         told += f' {of_twice} of the {len(otherwise)} are with {METHOD_NAMES[twice]}.'

@@ -16,7 +16,7 @@ Measures  the generalisation gap of every class, its mean loss on the test set l
           so that a class is compared with itself at other sizes; intervals by resampling classes.
           Not of log gap: gaps near 0, or below, would decide.
           Smaller subsets are passed over as often; at the other factors there are as many steps,
-          11 to 21 passes. n_j is not told apart from the size of the whole set, nor could it be
+          11 to 21 passes. n_j is not told apart from the size of the whole set, nor could it be.
           Beside it top-1 accuracy over a sweep of τ, the classifier retrained on softmax features
 Expected  r between ½ and 2; the best τ near 1, above r/2, as in the paper
 Found     r of 0.91 (0.34 to 2.00) under softmax and 0.42 (0.13 to 0.96) under Balanced Softmax:
@@ -236,7 +236,8 @@ def taus_of(rate: Rate) -> Rate:
 
 
 def _with_interval(rate: Rate) -> str:
-    return f'{rate.value:.2f} ({rate.low:.2f} to {rate.high:.2f})'
+    value, low, high = map(whole_runs.number, rate)
+    return f'{value} ({low} to {high})'
 
 
 def sweep_rows(swept: Sequence[Run]) -> list[dict[str, str]]:

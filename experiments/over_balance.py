@@ -13,7 +13,11 @@ Measures  k, where the effective gradient weight of class j goes as n_j^k: the s
           fit over the classes, during and at the end of training; the training loss at the end
 Expected  0 without rebalancing; towards −1 with Balanced Softmax or class-balanced sampling alone;
           below −1 with both; back near −1 where the sampler is learned
-Found     FOUND
+Found     on the long tail, which the network does not fit, −1.22 with both, −0.18 with Balanced
+          Softmax alone and −0.16 with the learned sampler, no power laws; where it fits, −1.96 with
+          both, −0.96 with the loss alone, −0.80 with the learned sampler: it does hold the
+          balance. There class-balanced sampling costs Balanced Softmax no accuracy, as in the
+          paper; on the long tail 12.7 ± 0.8 points (cpu, seeds 0 to 2)
 """
 
 import math
@@ -86,8 +90,10 @@ def main() -> None:
         groups, figures = whole_runs.figures_of(part, labels)
         rows += [row(group) for group in groups]
         drawn += figures.balance()[1:]
-        told.append(f'{setting(part, bool(of_few))} {answer(balances_of(part))}')
-    whole_runs.write_page(options, QUESTION, ' '.join(told), rows, drawn, runs)
+        told.append(
+            f'{setting(part, bool(of_few))} {answer(balances_of(part))} {accuracy(groups)}'.strip()
+        )
+    whole_runs.write_page(options, QUESTION, '\n'.join(told), rows, drawn, runs)
 
 
 def setting(runs: Sequence[Run], of_few: bool) -> str:
@@ -113,6 +119,15 @@ def row(group: Replicates) -> dict[str, str]:
         'training loss, nats': number(*over_seeds(losses)),
         'top-1 %': format_statistic(group, 'top1'),
     }
+
+
+def accuracy(groups: Sequence[Replicates]) -> str:
+    """In words: what class-balanced sampling does to the accuracy of Balanced Softmax."""
+    by_method = {group.first.facts['method']: group for group in groups}
+    if LOSS not in by_method:
+        return ''
+    points = whole_runs.gain(by_method[BOTH], by_method[LOSS])
+    return f'Accuracy with both is {points} points from that of the loss alone.'
 
 
 def balances_of(runs: Sequence[Run]) -> Balances:

@@ -280,7 +280,8 @@ def write_page(
         f'{escape(facts["versions"]["jax"])} on {escape(facts["device"])}. The last epoch is '
         'reported; no choice is made on the test set.'
     )
-    body = f'<p class="finding">{escape(answer)}</p>\n{introduction(question.doc)}'
+    body = ''.join(f'<p class="finding">{escape(line)}</p>\n' for line in answer.splitlines())
+    body += introduction(question.doc)
     body += f'<div class="scroll">{table(rows)}</div>\n'
     if len(seeds) > 1:
         body += f'<p class="note">{PLUS_MINUS}</p>\n'
@@ -300,18 +301,19 @@ def introduction(doc: str | None) -> str:
 
     Example:
         >>> introduction('A title.' + chr(10) * 2 + 'Measures  how' + chr(10) + '          often')
-        '<p class="facts"><b>Measures</b> how often</p>'
+        '<div class="asked"><p><b>Measures</b> how often</p></div>'
     """
     held, name = {'': ''}, ''
     for line in (doc or '').splitlines()[1:]:
         if heading := re.match(r'([A-Z][a-z]+(?: in)?)  +(?=\S)', line):
             name, line = heading[1], line[heading.end() :]
         held[name] = f'{held.get(name, "")} {line.strip()}'.strip()
-    return ''.join(
-        f'<p class="facts">{f"<b>{each}</b> " if each else ""}{escape(held[each])}</p>'
+    told = ''.join(
+        f'<p>{f"<b>{each}</b> " if each else ""}{escape(held[each])}</p>'
         for each in ('', 'Measures', 'Expected')
         if held.get(each)
     )
+    return f'<div class="asked">{told}</div>'
 
 
 def accuracies(group: Replicates) -> dict[str, str]:
@@ -357,7 +359,8 @@ def number(
     """A mean ± its spread as text; the mean alone where there is one seed."""
     if not math.isfinite(mean):
         return '–'
-    text = f'{scale * mean:{"+" if sign else ""}.{digits}f}'.replace('-', '−')
+    rounded = round(scale * mean, digits) + 0.0  # + 0: no −0.
+    text = f'{rounded:{"+" if sign else ""}.{digits}f}'.replace('-', '−')
     return text + (f' ± {scale * spread:.{digits}f}' if math.isfinite(spread) else '')
 
 

@@ -47,7 +47,7 @@ th:first-child, td:first-child { padding-left: 0; }
 .results { font-size: .83rem; }
 .results th, .results td { padding: .5em .4em; }
 .results th:first-child { padding-left: 0; }
-.number { white-space: nowrap; }
+.number, .short { white-space: nowrap; }
 .results tbody th { min-width: 11em; }
 .results small { display: block; font-weight: 400; color: var(--soft); }
 .results td.text { color: var(--soft); min-width: 8em; }
@@ -55,6 +55,8 @@ th:first-child, td:first-child { padding-left: 0; }
   margin-right: .55em; }
 table.facts { color: inherit; }
 table.facts tbody th { font-weight: 500; color: var(--soft); white-space: nowrap; }
+.asked { color: var(--soft); max-width: 62em; margin: 1.2rem 0; }
+.asked p { margin: .4rem 0; }
 .note { font-size: .84rem; color: var(--soft); margin: .8rem 0 0; max-width: 62em; }
 .figures { display: grid; grid-template-columns: 1fr 1fr; gap: 2rem 1.6rem; }
 figure { margin: 0; break-inside: avoid; min-width: 0; }
@@ -144,7 +146,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     heading = ''.join(f'<th scope="col">{escape(name)}</th>' for name in rows[0])
 
     def cell(text: str) -> str:
-        return f'<td{" class=number" if len(text) < 16 else ""}>{escape(text)}</td>'
+        return f'<td{" class=short" if len(text) < 16 else ""}>{escape(text)}</td>'
 
     lines = (''.join(cell(text) for text in row.values()) for row in rows)
     body = ''.join(f'<tr>{line}</tr>\n' for line in lines)
