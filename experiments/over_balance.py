@@ -17,7 +17,7 @@ Found     on the long tail, which the network does not fit, −1.22 with both, �
           Softmax alone and −0.16 with the learned sampler, no power laws; where it fits, −1.96 with
           both, −0.96 with the loss alone, −0.80 with the learned sampler: it does hold the
           balance. There class-balanced sampling costs Balanced Softmax no accuracy, as in the
-          paper; on the long tail 12.7 ± 0.8 points (cpu, seeds 0 to 2)
+          paper; on the long tail 12.7 ± 0.4 points (cpu, seeds 0 to 2)
 """
 
 import math

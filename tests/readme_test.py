@@ -18,24 +18,35 @@ from balms_jax.training.methods import METHODS
 from balms_jax.training.records import FREE_KEYS
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
-DOCUMENTS = ('README.md', 'CONTRIBUTING.md', 'docs/meta_gradients.md')
+DOCUMENTS = (
+    'README.md',
+    'CONTRIBUTING.md',
+    *(f'docs/{p.name}' for p in (ROOT / 'docs').glob('*.md')),
+)
+GUIDES = ('README.md', 'docs/detection.md', 'docs/results.md')  # What their shell blocks say runs.
+
+
+def read(document: str) -> str:
+    return (ROOT / document).read_text(encoding='utf-8')
+
+
+README = read('README.md')
 
 
 def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf'^```{language}\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
 
 
-def table(heading: str) -> list[list[str]]:
-    """The cells of the first table after a heading, without its two head lines."""
-    section = README.split(f'\n## {heading}\n')[1].split('\n## ')[0]
-    rows = re.findall(r'^\| (.*) \|$', section, re.MULTILINE)[2:]
+def table(text: str) -> list[list[str]]:
+    """The cells of the first table, without its two head lines."""
+    rows = re.findall(r'^\| (.*) \|$', text, re.MULTILINE)[2:]
     return [row.split(' | ') for row in rows]
 
 
 def commands() -> list[list[str]]:
-    """Every command of the README's shell blocks, its lines joined, comments dropped."""
-    lines = ''.join(blocks('bash')).replace('\\\n', ' ').splitlines()
+    """Every command of the guides' shell blocks, its lines joined, comments dropped."""
+    found = (block for document in GUIDES for block in blocks('bash', read(document)))
+    lines = ''.join(found).replace('\\\n', ' ').splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -88,14 +99,13 @@ def helps(tmp_path_factory) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize('document', ['README.md', 'docs/meta_gradients.md'])
+@pytest.mark.parametrize('document', ['README.md', 'docs/meta_gradients.md', 'docs/detection.md'])
 def test_python_examples_give_what_they_show(document, standard_promotion):
     # Someone else's loop does not run under our strict promotion, so neither does the example. The
     # blocks share their names, as lines typed one after another do.
     globs: dict[str, object] = {}
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner()
-    text = (ROOT / document).read_text(encoding='utf-8')
-    for number, block in enumerate(blocks('python', text)):
+    for number, block in enumerate(blocks('python', read(document))):
         test = parser.get_doctest(block, globs, f'{document} block {number}', document, 0)
         assert test.examples, 'a python block without an example shows nothing that can be checked'
         report: list[str] = []
@@ -163,7 +173,7 @@ def test_install_commands_name_extras_that_exist():
 @pytest.mark.parametrize('document', DOCUMENTS)
 def test_paths_and_links_exist(document):
     # A moved file would leave a dead link.
-    text = (ROOT / document).read_text(encoding='utf-8')
+    text = read(document)
     links = re.findall(r'\]\((?!http|#)([^)#]+)\)', text)
     # `name/…` and `name.ext` in backquotes, where the first folder is one of ours.
     folders = r'(?:balms_jax|configs|docs|experiments|tests|\.ci)/'
@@ -184,7 +194,7 @@ def test_anchors_exist():
 
 def test_every_room_is_in_the_table():
     # A file that no row covers is one a newcomer cannot place.
-    rooms = [ROOT / row[0].strip('`') for row in table('Rooms')]
+    rooms = [ROOT / row[0].strip('`') for row in table(read('docs/rooms.md'))]
     for file in (ROOT / 'balms_jax').rglob('*.py'):
         covered = any(file == room or room in file.parents for room in rooms)
         assert covered or file.name == '__init__.py', f'no row of the rooms table covers {file}'
@@ -192,7 +202,9 @@ def test_every_room_is_in_the_table():
 
 def test_imports_point_up_the_table():
     # The table claims it, and a circle would end it. Only names that lie in a row are compared.
-    rows = [row[0].strip('`').rstrip('/').removesuffix('.py') for row in table('Rooms')]
+    rows = [
+        row[0].strip('`').rstrip('/').removesuffix('.py') for row in table(read('docs/rooms.md'))
+    ]
     rows = [row.replace('/', '.') for row in rows]
 
     def row_of(module: str) -> int | None:
@@ -222,5 +234,5 @@ def test_the_keys_that_may_change_are_those_of_the_code():
 
 def test_methods_table_is_that_of_the_code():
     # So that a new or renamed method cannot be missing here.
-    rows = [(row[0].strip('`'), row[1]) for row in table('Methods')]
+    rows = [(row[0].strip('`'), row[1]) for row in table(README.split('\n## Methods\n')[1])]
     assert rows == [(name, method.summary) for name, method in METHODS.items()]
