@@ -39,7 +39,8 @@ def blocks(language: str, text: str = README) -> list[str]:
 
 def table(text: str) -> list[list[str]]:
     """The cells of the first table, without its two head lines."""
-    rows = re.findall(r'^\| (.*) \|$', text, re.MULTILINE)[2:]
+    first = re.findall(r'(?:^\| .* \|\n)+', text, re.MULTILINE)[0]
+    rows = re.findall(r'^\| (.*) \|$', first, re.MULTILINE)[2:]
     return [row.split(' | ') for row in rows]
 
 
