@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from balms_jax import models
+import numpy as np
+
+from balms_jax import models, priors
 from balms_jax.data import long_tail
 from balms_jax.data.decoding import CORRUPT_POLICIES
 from balms_jax.data.list_files import MISSING_POLICIES
@@ -18,6 +20,7 @@ from balms_jax.training.recipe import (
     ConfigError,
     Model,
     Recipe,
+    Stage,
     one_of,
     positive,
     read,
@@ -106,6 +109,10 @@ def check(recipe: Recipe) -> None:
             value = getattr(value, part)
         if value < 0:
             raise ConfigError(f'{key}: got {value}, wanted at least 0')
+    if recipe.model.classifier == 'experts':
+        positive('model.experts', recipe.model.experts)
+    if not recipe.model.scale > 0:
+        raise ConfigError(f'model.scale: got {recipe.model.scale}, wanted a number above 0')
     try:
         build_network(recipe.model, num_classes=2)
     except ValueError as error:
@@ -166,6 +173,12 @@ def check_against_data(recipe: Recipe, class_counts: tuple[int, ...]) -> None:
                 f'{name}.batch_size: got {stage.batch_size}, wanted at most the '
                 f'{sum(class_counts)} training examples'
             )
+        if stage.loss.name == 'equalization' and _equalized(stage, class_counts).all():
+            raise ConfigError(
+                f'{name}.loss.threshold: got {stage.loss.threshold:g}, which makes a tail of all '
+                f'{len(class_counts)} classes, and most losses 0: wanted at most the share of the '
+                f'largest class, {max(class_counts) / sum(class_counts):.2g}'
+            )
         meta = stage.meta
         stratified = meta.rebalancer != 'none' and meta.draws == 'stratified'
         if stratified and meta.batch_size < len(class_counts):
@@ -181,12 +194,30 @@ def cautions(recipe: Recipe, class_counts: tuple[int, ...]) -> list[str]:
     spread = math.log(max(held) / min(held))
     taus = [stage.loss.tau for stage in recipe.stages.values()]
     model, said = recipe.model, []
+    for name, stage in recipe.stages.items():
+        if stage.loss.name == 'equalization':
+            tail = np.asarray(class_counts)[_equalized(stage, class_counts)].sum()
+            if 2 * tail > sum(class_counts):
+                said.append(
+                    f'{name}.loss.threshold: {stage.loss.threshold:g} makes a tail of '
+                    f'{tail / sum(class_counts):.0%} of the examples, most of whose losses are 0'
+                )
+        if stage.meta.rebalancer != 'none' and stage.meta.source == 'held_out':
+            said.append(
+                f'{name}.meta.source: what is learned sees the held-out images, which a '
+                'temperature or τ is chosen on too'
+            )
     if model.classifier == 'cosine' and 2 * model.scale < max(taus) * spread:
         said.append(
             f'model.scale: with {model.scale:g} the logits differ by {2 * model.scale:g} at most, '
             f'and the log prior by {max(taus) * spread:.1f}: the prior decides alone'
         )
     return said
+
+
+def _equalized(stage: Stage, class_counts: tuple[int, ...]) -> np.ndarray:
+    """Which classes the equalization loss takes for the tail, ``[classes]``, bool."""
+    return np.asarray(priors.equalized_classes(np.asarray(class_counts), stage.loss.threshold))
 
 
 def _check_files(recipe: Recipe) -> None:

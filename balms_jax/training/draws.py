@@ -88,13 +88,15 @@ def shuffled(stage: Stage, class_counts: tuple[int, ...], key: jax.Array, step: 
 
 
 def of_meta_set(meta: Meta, meta_counts: tuple[int, ...], key: jax.Array, step: ArrayLike) -> Draw:
-    """A class-balanced draw of the meta set; arguments as of :func:`of_training_set`."""
+    """A draw balanced over the meta set's classes that have examples.
+
+    Arguments as of :func:`of_training_set`.
+    """
     counts, size = np.asarray(meta_counts), meta.batch_size
-    within = step_keys(key, step)[META_DRAW]
+    within, held = step_keys(key, step)[META_DRAW], np.flatnonzero(counts)
     if meta.draws == 'class_balanced':
-        return Draw(
-            *sampling.draw_examples(within, jnp.full(counts.size, 1 / counts.size), counts, size)
-        )
+        level = jnp.where(jnp.asarray(counts > 0), 1 / held.size, 0.0)
+        return Draw(*sampling.draw_examples(within, level, counts, size))
     class_key, example_key = jax.random.split(within)
-    classes = sampling.stratified_classes(class_key, counts.size, size)
+    classes = jnp.asarray(held, jnp.int32)[sampling.stratified_classes(class_key, held.size, size)]
     return Draw(sampling.examples_by_class(example_key, classes, counts), classes)

@@ -56,13 +56,10 @@ def load_material(recipe: Recipe) -> Material:
     else:
         counts = _largest_filled(data, held)
 
-    def drawn(seed: int) -> Images:
-        indices = long_tail.long_tailed_subset(
-            source.train_labels, counts, seed, source.class_names
-        )
-        return subset(source.train_images, indices)
-
-    images = drawn(data.seed)
+    chosen = long_tail.long_tailed_subset(
+        source.train_labels, counts, data.seed, source.class_names
+    )
+    images = subset(source.train_images, chosen)
     apart, is_apart = np.zeros_like(counts), np.zeros(len(images), bool)
     if data.held_out:
         is_apart = long_tail.held_out(counts, data.held_out, data.seed)
@@ -70,9 +67,18 @@ def load_material(recipe: Recipe) -> Material:
     kept = counts - apart
     train = (subset(images, np.flatnonzero(~is_apart)), kept)
     held_out = (subset(images, np.flatnonzero(is_apart)), apart)
+
+    def redraw() -> tuple[Images, np.ndarray]:
+        """A second subset of the pool, but for what is held out, as large as that allows."""
+        pool = np.setdiff1d(np.arange(source.train_labels.size), chosen[is_apart])
+        labels = source.train_labels[pool]
+        left = np.minimum(counts, np.bincount(labels, minlength=counts.size))
+        again = long_tail.long_tailed_subset(labels, left, data.seed + 1, source.class_names)
+        return subset(source.train_images, pool[again]), left
+
     meta = {
         'train': lambda: train,
-        'redraw': lambda: (drawn(data.seed + 1), counts),
+        'redraw': redraw,
         'held_out': lambda: held_out,
     }[meta_source(recipe)]()
     shown = image_files.identity

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from balms_jax import diagnostics, priors
 from balms_jax.data.image_files import subset
@@ -56,10 +57,12 @@ def _gradient_weights(
     """Gives the state → the classes' gradient weights and their exponent, for the record.
 
     None where they are not known: their formula is that of softmax with adjusted logits and of
-    weights by class, and would give 0 as the exponent of every other loss, whatever it does.
+    weights by class, with one classifier, and would give 0 as the exponent of every other loss,
+    whatever it does.
     """
     by_class = rebalancer is None or rebalancer.real_weights is None
-    if stage.loss.name != 'balanced_softmax' or not by_class:
+    several = recipe.model.classifier in ('experts', 'bilateral')
+    if stage.loss.name != 'balanced_softmax' or not by_class or several:
         return lambda current: {'gradient_weights': None, 'gradient_weight_exponent': None}
     places, labels = probe(counts, recipe.evaluation.gradient_examples)
     probe_inputs = subset(inputs.probe, places)
@@ -75,7 +78,9 @@ def _gradient_weights(
                 probed,
                 labels,
                 _adjustment(stage, counts, rebalancer, current),
-                class_weights=_class_weights(stage, counts, rebalancer, current),
+                class_weights=_class_weights(
+                    stage, counts, rebalancer, current, _draw(stage, counts, current.step)
+                ),
             )
         )
         exponent = diagnostics.gradient_weight_exponent(weights, counts)
@@ -213,42 +218,67 @@ def learned_log_prior(
 ) -> np.ndarray:
     """The prior that plain logits follow: log of what the classes weighed, less the adjustment.
 
-    So it is for softmax with adjusted logits and for weights by class. What margins, temperatures,
-    costs, spared gradients, focal losses and weights of single examples leave has no closed form;
-    they are taken for plain softmax with the class weights that they have, if any.
+    So it is for softmax with adjusted logits and for weights by class; of draws that change during
+    training their mean is taken, of two branches, one of which has the reversed prior, the mean of
+    both logits: a flat one. What margins, temperatures, costs, spared gradients, focal losses and
+    weights of single examples leave has no closed form; they are taken for plain softmax with the
+    class weights that they have, if any.
     """
     held = np.maximum(counts, 1)  # An empty class has nothing to learn from.
+    if stage.draws == 'bilateral':
+        return np.full(held.size, -np.log(held.size))
     share = held / held.sum()
-    weighed = np.log(share * _class_weights(stage, counts, rebalancer, current))
-    return weighed - _adjustment(stage, held, rebalancer, current)
+    draw = np.mean(
+        [_draw(stage, held, float(f) * np.asarray(current.step)) for f in np.linspace(0, 1, 33)],
+        axis=0,
+    )
+    mass = share * _class_weights(stage, held, rebalancer, current, draw)
+    if stage.mixup and stage.mixup_partners == 'class_balanced':
+        partners = stage.mixup / (stage.mixup + 1)  # The mean of Beta(α, 1).
+        mass = (1 - partners) * mass + partners * mass.mean()
+    return np.log(objectives.label_mass(stage.loss, mass)) - _adjustment(
+        stage, held, rebalancer, current
+    )
 
 
 def _adjustment(
     stage: Stage, counts: np.ndarray, rebalancer: Rebalancer | None, current: TrainState
 ) -> np.ndarray:
     """What the loss adds to the logits, ``[classes]``; 0 where it is not of that family."""
+    known = np.zeros(counts.size)
+    if stage.loss.name == 'balanced_softmax' and stage.loss.tau:
+        mass = objectives.label_mass(stage.loss, counts)
+        known = stage.loss.tau * np.asarray(priors.log_prior(mass))
     if rebalancer is not None and rebalancer.log_adjustment is not None:
-        return np.asarray(rebalancer.log_adjustment(current.psi))
-    if stage.loss.name != 'balanced_softmax' or not stage.loss.tau:
-        return np.zeros(counts.size)
-    return stage.loss.tau * np.asarray(priors.log_prior(counts))
+        return known + np.asarray(rebalancer.log_adjustment(current.psi))
+    return known
 
 
 def _class_weights(
-    stage: Stage, counts: np.ndarray, rebalancer: Rebalancer | None, current: TrainState
+    stage: Stage,
+    counts: np.ndarray,
+    rebalancer: Rebalancer | None,
+    current: TrainState,
+    draw: np.ndarray,
 ) -> np.ndarray:
-    """How much more often than instance-balanced a class is drawn, or its losses weigh."""
-    if rebalancer is None:
-        probabilities = draws.draw_probabilities(stage, tuple(counts.tolist()), current.step)
-        summary: dict[str, Any] = {'class_probabilities': probabilities}
-    else:
-        summary = rebalancer.summary(current.psi)
+    """How much more often than instance-balanced a class is drawn, or its losses weigh.
+
+    ``draw`` is that of a stage without a rebalancer.
+    """
+    summary = (
+        {'class_probabilities': draw} if rebalancer is None else rebalancer.summary(current.psi)
+    )
     weights = np.asarray(summary.get('loss_weights', np.ones(counts.size)))
     of_loss = objectives.class_weights(stage.loss, tuple(counts.tolist()))
     weights = weights if of_loss is None else weights * np.asarray(of_loss)
     share = counts / counts.sum()
     drawn = np.asarray(summary.get('class_probabilities', share))
     return weights * drawn / np.where(share > 0, share, 1)
+
+
+def _draw(stage: Stage, counts: np.ndarray, step: ArrayLike) -> np.ndarray:
+    """How often each class is drawn at a step, ``[classes]``."""
+    return np.asarray(draws.draw_probabilities(stage, tuple(counts.tolist()), step))
 
 
 def probe(counts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from balms_jax import bounds, losses, priors
 from balms_jax.training.recipe import Loss
@@ -24,7 +23,7 @@ spared: which examples spare the tail their gradients, the draw of the equalizat
 def make_example_losses(settings: Loss, class_counts: tuple[int, ...]) -> ExampleLosses:
     """Makes the function from logits and targets to losses, class weights included."""
     of_class = class_weights(settings, class_counts)
-    log_prior = priors.log_prior(np.asarray(class_counts))
+    log_prior = priors.log_prior(label_mass(settings, np.asarray(class_counts)))
 
     def example_losses(
         logits: jax.Array,
@@ -32,11 +31,9 @@ def make_example_losses(settings: Loss, class_counts: tuple[int, ...]) -> Exampl
         spared: jax.Array,
         adjustment: jax.Array | None = None,
     ) -> jax.Array:
-        if settings.label_smoothing:
-            if targets.ndim == 1:
-                targets = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
-            targets = optax.smooth_labels(targets, settings.label_smoothing)
-        soft = targets.ndim == 2
+        soft = targets.ndim == 2 or settings.label_smoothing > 0
+        if soft:
+            targets = _soft(settings, of_class, targets, logits)
         if settings.name == 'balanced_softmax':
             loss = (
                 losses.balanced_softmax_cross_entropy
@@ -61,12 +58,35 @@ def make_example_losses(settings: Loss, class_counts: tuple[int, ...]) -> Exampl
             )
         else:
             values = _of_labels(settings, class_counts)(logits, targets, spared)
-        if of_class is None:
+        if of_class is None or soft:  # The weights of distributions are in them.
             return values
-        weights = of_class.astype(values.dtype)
-        return values * (targets @ weights if soft else weights[targets])
+        return values * of_class.astype(values.dtype)[targets]
 
     return example_losses
+
+
+def label_mass(settings: Loss, class_counts: np.ndarray) -> np.ndarray:
+    r"""What the classes weigh in the targets, ``[classes]``, up to a factor.
+
+    Their counts; with smoothed labels :math:`(1 - \epsilon) n_j + \epsilon\, n / C`, whose log
+    is the prior to adjust by.
+    """
+    epsilon = settings.label_smoothing
+    return (1 - epsilon) * class_counts + epsilon * class_counts.mean() if epsilon else class_counts
+
+
+def _soft(
+    settings: Loss, of_class: jax.Array | None, targets: Targets, logits: jax.Array
+) -> jax.Array:
+    """Targets as distributions, smoothed, and as heavy as their classes, ``[batch, classes]``."""
+    classes, dtype = logits.shape[-1], logits.dtype
+    if targets.ndim == 1:
+        targets = jax.nn.one_hot(targets, classes, dtype=dtype)
+    if of_class is not None:
+        targets = targets * of_class.astype(dtype)[None]
+    mass = targets.sum(-1, keepdims=True)
+    epsilon = settings.label_smoothing
+    return (1 - epsilon) * targets + epsilon / classes * mass
 
 
 def expert_taus(settings: Loss, experts: int) -> tuple[float, ...]:

@@ -57,8 +57,8 @@ def with_test_classifier(
     apart = _held_out(recipe, material, network, final)
 
     def accuracy(tau: jax.Array) -> jax.Array:
-        params = {**final.params, 'classifier': tau_normalized(trained, tau)}
-        predicted = classified(network, params, apart.features).argmax(-1)
+        params = {'classifier': tau_normalized(trained, tau)}
+        predicted = _at_test(recipe, material, network, params, apart.features).argmax(-1)
         return apart.weights @ (predicted == apart.labels)
 
     accuracies = np.asarray(jax.lax.map(accuracy, jnp.asarray(TAUS, jnp.float32)))
@@ -74,13 +74,21 @@ def calibration_temperature(
     if not recipe.data.held_out:
         return None
     apart = _held_out(recipe, material, network, final)
-    logits = classified(network, final.params, apart.features)
-    if recipe.evaluation.post_hoc_tau:
-        log_prior = priors.log_prior(np.asarray(material.class_counts))
-        logits = losses.change_prior(
-            logits, trained_log_prior=log_prior, tau=recipe.evaluation.post_hoc_tau
-        )
+    logits = _at_test(recipe, material, network, final.params, apart.features)
     return diagnostics.calibration_temperature(logits, apart.labels, apart.weights, TEMPERATURES)
+
+
+def _at_test(
+    recipe: Recipe, material: Material, network: Network, params: PyTree, features: jax.Array
+) -> jax.Array:
+    """Logits as they are tested: with the post-hoc adjustment, where there is one."""
+    logits = classified(network, params, features)
+    if not recipe.evaluation.post_hoc_tau:
+        return logits
+    log_prior = priors.log_prior(np.asarray(material.class_counts))
+    return losses.change_prior(
+        logits, trained_log_prior=log_prior, tau=recipe.evaluation.post_hoc_tau
+    )
 
 
 def _held_out(recipe: Recipe, material: Material, network: Network, final: TrainState) -> Examples:
@@ -106,7 +114,10 @@ def _examples(
 
 
 def _with_classifier(final: TrainState, classifier: PyTree) -> TrainState:
+    """The state with another classifier, without the scales that were learned for its own."""
+
     def put(params: PyTree) -> PyTree:
-        return {**params, 'classifier': classifier} if 'classifier' in params else params
+        kept = {name: part for name, part in params.items() if name != 'scales'}
+        return {**kept, 'classifier': classifier} if 'classifier' in kept else kept
 
     return dataclasses.replace(final, trained=put(final.trained), frozen=put(final.frozen))

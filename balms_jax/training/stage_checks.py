@@ -62,6 +62,11 @@ def check_stage(name: str, stage: Stage) -> None:
             f'{name}.meta.staleness: got {meta.staleness} for {meta.rebalancer!r}, whose draws do '
             'not follow what it learns: wanted 0'
         )
+    if meta.staleness and meta.estimator == 'expectation':
+        raise ConfigError(
+            f"{name}.meta.staleness: got {meta.staleness} for meta.estimator = 'expectation', "
+            'whose draws do not follow what is learned: wanted 0'
+        )
     if meta.importance and not meta.staleness:
         raise ConfigError(
             f'{name}.meta.importance: got True and meta.staleness = 0, wanted stale draws to weigh'

@@ -44,6 +44,11 @@ def change(key, value):
         ('stage_1.loss.class_weights', 'all', r"class_weights: got 'all', wanted one of none"),
         ('stage_2.meta.estimator', 'gumbel', r"stage_2\.meta\.estimator: got 'gumbel', wanted one"),
         ('stage_2.meta.temperature', 0.0, r'stage_2\.meta\.temperature: got 0\.0, wanted a number'),
+        (
+            'stage_2.meta',
+            {'rebalancer': 'meta_sampler', 'estimator': 'expectation', 'staleness': 1},
+            r"staleness: got 1 for meta\.estimator = 'expectation', whose draws",
+        ),
         ('stage_2.meta.learning_rate', -1.0, r'stage_2\.meta\.learning_rate: got -1\.0, wanted at'),
         ('stage_2.meta.b2', 1.0, r'stage_2\.meta\.b2: got 1\.0, wanted 0 to less than 1'),
         # A stage that learns nothing: its name would else be that of the wrong stage, unnoticed.
@@ -84,6 +89,16 @@ def test_batches_are_checked_against_the_data():
         checks.check_against_data(values, (6,) * 10)
 
 
+def test_an_equalization_loss_without_a_head_is_refused():
+    """Of 400 equal classes each is below a share of 0.005: nine losses in ten would be 0."""
+    values = checks.from_config(change('stage_1.loss', {'name': 'equalization'}))
+    with pytest.raises(recipe.ConfigError, match=r'stage_1\.loss\.threshold: got 0\.005, which'):
+        checks.check_against_data(values, (9,) * 400)
+    assert 'most of whose losses' in checks.cautions(values, (40, *[1] * 399))[0]
+    checks.check_against_data(values, (90, 9))
+    assert checks.cautions(values, (90, 9)) == []
+
+
 def test_cosine_logits_that_the_prior_swamps_are_cautioned_against():
     """log 100 = 4.6 between head and tail, and unscaled cosines differ by 2 at most."""
     counts = (100, 10, 1)
@@ -100,6 +115,7 @@ def test_cosine_logits_that_the_prior_swamps_are_cautioned_against():
         ('stage_2.meta.source', 'held_out', r"source: got 'held_out' and data\.held_out = 0"),
         ('evaluation.classifier', 'tau_normalized', r'whose τ is chosen on held-out images'),
         ('evaluation.classifier', 'nearest', r"classifier: got 'nearest', wanted one of trained"),
+        ('model.scale', 0.0, r'model\.scale: got 0\.0, wanted a number above 0'),
         ('stage_1.averaging', 1.0, r'stage_1\.averaging: got 1\.0, wanted 0 to less than 1'),
         ('stage_1.mixup_partners', 'all', r"mixup_partners: got 'all', wanted one of batch"),
         ('model.classifier', 'experts', r"stage_2\.meta\.rebalancer: got 'meta_sampler' for 'exp"),

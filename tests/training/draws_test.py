@@ -47,3 +47,16 @@ def test_a_meta_batch_is_class_balanced(name):
     np.testing.assert_array_equal(labels[draw.examples], draw.classes)
     each = np.bincount(draw.classes, minlength=3)
     np.testing.assert_allclose(each, 300, atol=0 if name == 'stratified' else 75)
+
+
+@pytest.mark.parametrize('name', ['stratified', 'class_balanced'])
+def test_a_meta_batch_has_no_example_of_an_empty_class(name):
+    """There is none to draw: its label would stand beside another class's image."""
+    counts = (0, 12, 0, 3)
+    meta = recipe.Meta(draws=name, batch_size=400)
+    draw = draws.of_meta_set(meta, counts, jax.random.key(0), 0)
+    labels = np.repeat(np.arange(4), counts)
+    np.testing.assert_array_equal(labels[draw.examples], draw.classes)
+    np.testing.assert_allclose(
+        np.bincount(draw.classes, minlength=4) / 400, [0, 0.5, 0, 0.5], atol=0.1
+    )

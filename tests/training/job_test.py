@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import shutil
-import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from balms_jax.training import (
     checkpoints,
+    inputs,
     interruption,
     job,
     measures,
@@ -352,18 +353,6 @@ def test_an_unknown_network_is_refused_before_the_folder_is_claimed(small_recipe
     assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('method', ['softmax', 'balanced_softmax', 'softmax_cbs'])
-def test_the_learned_prior_is_what_the_draws_and_the_loss_leave(method, small_recipe):
-    """Softmax learns the training prior; Balanced Softmax and class-balanced draws a flat one."""
-    recipe, counts = small_recipe(method), np.array([60, 30, 10])
-    current = types.SimpleNamespace(step=0)
-    learned = measures.learned_log_prior(recipe.stage_1, counts, None, current)
-    wanted = np.log(counts / counts.sum()) if method == 'softmax' else np.log(np.full(3, 1 / 3))
-    if method == 'balanced_softmax':
-        wanted = np.zeros(3)
-    np.testing.assert_allclose(learned, wanted, atol=1e-6)
-
-
 def test_a_batch_that_devices_cannot_share_is_refused(small_recipe, tmp_path):
     """The message names the key, before any data is read."""
     with pytest.raises(ConfigError, match=r'stage_1\.batch_size: got 16, wanted a multiple of'):
@@ -430,6 +419,22 @@ def test_the_held_out_images_are_not_trained_on(small_recipe):
     counts = np.add(parted.class_counts, parted.held_out_counts)
     np.testing.assert_array_equal(counts, whole.class_counts)
     assert parted.fingerprint != whole.fingerprint
+
+
+def test_a_redrawn_meta_set_has_none_of_the_held_out_images(small_recipe):
+    """τ and T are chosen on them, as unseen."""
+    recipe = small_recipe('balms')
+    meta = dataclasses.replace(recipe.stage_2.meta, source='redraw')
+    material = load_material(
+        dataclasses.replace(
+            recipe,
+            data=dataclasses.replace(recipe.data, held_out=0.2),
+            stage_2=dataclasses.replace(recipe.stage_2, meta=meta),
+        )
+    )
+    apart = {image.tobytes() for image in material.held_out_images}
+    assert len(material.meta_images) == sum(material.meta_counts)
+    assert not any(image.tobytes() in apart for image in material.meta_images)
 
 
 @pytest.mark.parametrize('source', ['train', 'redraw', 'held_out'])
@@ -517,3 +522,39 @@ def test_costs_move_at_the_end_of_an_epoch_and_survive_a_cut(small_recipe, tmp_p
     job.train(recipe, tmp_path / 'cut')
     assert_same_arrays(final_arrays(tmp_path / 'cut', 'stage_1'), arrays)
     assert metrics(tmp_path / 'cut') == metrics(tmp_path / 'whole')
+
+
+def test_scales_are_of_the_classifier_that_they_were_learned_for(small_recipe, tmp_path):
+    """Nearest means beside LWS are nearest means: the scales would bias them to some classes."""
+    recipe = small_recipe('learnable_scales')
+    job.train(recipe, tmp_path / 'run')
+    trained = stage_states.load_trained(tmp_path / 'run')
+    assert 'scales' in trained.state.params
+    other = dataclasses.replace(
+        recipe, evaluation=dataclasses.replace(recipe.evaluation, classifier='nearest_mean')
+    )
+    state, _ = post_hoc.with_test_classifier(
+        other, trained.material, trained.network, trained.state
+    )
+    assert 'scales' not in state.params
+    assert 'classifier' in state.params
+
+
+def test_the_power_of_normalisation_is_chosen_as_it_is_tested(small_recipe, tmp_path):
+    """With a post-hoc adjustment at test, τ is the best one beside that adjustment."""
+    recipe = small_recipe('tau_normalized')
+    evaluation = dataclasses.replace(recipe.evaluation, post_hoc_tau=1.0)
+    recipe = dataclasses.replace(recipe, evaluation=evaluation)
+    job.train(recipe, tmp_path / 'run')
+    trained = stage_states.load_trained(tmp_path / 'run')
+    material, network = trained.material, trained.network
+    state, chosen = post_hoc.with_test_classifier(recipe, material, network, trained.state)
+    extract = inputs.feature_extractor(network, state, recipe, material.source)
+    features = jnp.asarray(extract(material.held_out_images))
+    counts = np.asarray(material.held_out_counts)
+    labels = np.repeat(np.arange(counts.size), counts)
+    prior = np.log(np.asarray(material.class_counts))
+    logits = np.asarray(measures.classified(network, state.params, features))
+    hits = np.argmax(logits - prior, axis=-1) == labels
+    accuracy = np.mean([hits[labels == j].mean() for j in range(counts.size)])
+    assert chosen['held_out_accuracy'] == pytest.approx(accuracy, abs=1e-6)

@@ -64,19 +64,45 @@ def test_class_weights_multiply_any_loss(name, weights):
     np.testing.assert_allclose(weighted, of_class[LABELS] * named(name), rtol=1e-6)
 
 
-def test_mixed_labels_mix_the_weights_too():
-    """The weight of half a label is half its class's."""
+def test_a_mixed_label_is_as_heavy_as_its_halves():
+    """Σ_j y_j w_j CE_j: else mixing would give the frequent classes more than their weight."""
     mixed = jnp.array([[0.5, 0.0, 0.5]] * 4)
     of_class = priors.inverse_frequency_weights(COUNTS)
     weighted = values(mixed, tau=0.0, class_weights='inverse_frequency')
-    wanted = (of_class[0] + of_class[2]) / 2 * optax.softmax_cross_entropy(LOGITS, mixed)
+    first, last = (
+        optax.softmax_cross_entropy_with_integer_labels(LOGITS, jnp.full(4, label))
+        for label in (0, 2)
+    )
+    wanted = 0.5 * of_class[0] * first + 0.5 * of_class[2] * last
     np.testing.assert_allclose(weighted, wanted, rtol=1e-5)
 
 
-def test_smoothed_labels_are_those_of_optax():
+def test_smoothed_labels_are_those_of_optax_adjusted_by_their_own_prior():
     smoothed = optax.smooth_labels(jax.nn.one_hot(LABELS, 3), 0.1)
-    wanted = losses.balanced_softmax_cross_entropy(LOGITS, smoothed, priors.log_prior(COUNTS))
-    np.testing.assert_allclose(values(label_smoothing=0.1), wanted, rtol=1e-6)
+    log_prior = jnp.log(0.9 * jnp.array(COUNTS, jnp.float32) / 70 + 0.1 / 3)
+    wanted = losses.balanced_softmax_cross_entropy(LOGITS, smoothed, log_prior)
+    np.testing.assert_allclose(values(label_smoothing=0.1), wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_level_logits_are_right_where_images_tell_nothing(smoothing):
+    """Theorem 1: then the gradient over the long tail is 0, and no class is favoured at test."""
+    given = recipe.Loss(label_smoothing=smoothing)
+    loss = objectives.make_example_losses(given, COUNTS)
+
+    def over_the_long_tail(logits):
+        each = loss(jnp.tile(logits, (3, 1)), jnp.arange(3), jnp.zeros(3, bool))
+        return jnp.array(COUNTS, float) @ each / sum(COUNTS)
+
+    np.testing.assert_allclose(jax.grad(over_the_long_tail)(jnp.zeros(3)), 0, atol=1e-6)
+
+
+def test_smoothing_leaves_the_weights_of_classes():
+    """A rare class's example is as heavy with smoothed labels as without."""
+    plain = values(label_smoothing=0.1)
+    weighted = values(label_smoothing=0.1, class_weights='inverse_frequency')
+    of_class = priors.inverse_frequency_weights(COUNTS)
+    np.testing.assert_allclose(weighted / plain, of_class[LABELS], rtol=1e-5)
 
 
 def test_a_learned_adjustment_of_the_log_prior_is_balanced_softmax():
