@@ -1,4 +1,4 @@
-"""CIFAR-10-LT and CIFAR-100-LT with the paper's recipe, the released code's, and a short one.
+"""CIFAR-10-LT and CIFAR-100-LT: the paper's recipe, the released code's, a strong, short ones.
 
 Command   python -m balms_jax --config configs/cifar_lt.py:dataset=cifar10,method=balms \
               --config.data.data_dir=data --workdir runs/cifar10_balms
@@ -7,6 +7,7 @@ Arguments dataset (cifar10, cifar100), imbalance_factor (10, 100, 200),
           recipe: paper  ResNet-32, 13,000 steps of 512, then 2,000 for the classifier
                   code   the released code's: no Nesterov, learning rate held for an epoch, 12,411
                          steps, meta set redrawn
+                  strong ResNet-32 with a cosine classifier, mixup, 400 epochs of batches of 128
                   cpu    ResNet-20, 1,500 steps of 128, crop and flip: a short one for two CPU cores
                   short  ResNet-8 of width 8, 3,600 steps of 64: many methods on two CPU cores
 Data      python -m balms_jax.data.sources cifar10 --data_dir data
@@ -30,7 +31,7 @@ def get_config(argument: str = '') -> ConfigDict:
         method='balanced_softmax',
         recipe='paper',
     )
-    bases = {'paper': paper, 'code': code, 'cpu': cpu, 'short': short}
+    bases = {'paper': paper, 'code': code, 'strong': strong, 'cpu': cpu, 'short': short}
     if given['recipe'] not in bases:
         raise recipe.ConfigError(
             f'recipe: got {given["recipe"]!r}, wanted one of {", ".join(bases)}'
@@ -72,9 +73,7 @@ def paper(dataset: str, imbalance_factor: float) -> recipe.Recipe:
 
 def code(dataset: str, imbalance_factor: float) -> recipe.Recipe:
     base = paper(dataset, imbalance_factor)
-    head, classes = base.data.head_count, CLASSES[dataset]
-    examples = int(long_tail.exponential_profile(head, classes, imbalance_factor).sum())
-    epoch = -(-examples // base.stage_1.batch_size)
+    epoch = steps_of_epoch(base, base.stage_1.batch_size)
     meta = dataclasses.replace(base.stage_1.meta, source='redraw', draws='stratified', b2=0.999)
 
     def without_nesterov(stage: recipe.Stage, steps: int, warmup_steps: int) -> recipe.Stage:
@@ -88,6 +87,34 @@ def code(dataset: str, imbalance_factor: float) -> recipe.Recipe:
         name='code',
         stage_1=without_nesterov(base.stage_1, 12_411, 800),
         stage_2=without_nesterov(base.stage_2, 2_000, 0),
+    )
+
+
+def steps_of_epoch(base: recipe.Recipe, batch_size: int) -> int:
+    """How many batches the long tail makes, the last one begun."""
+    data = base.data
+    counts = long_tail.exponential_profile(
+        data.head_count, CLASSES[data.name], data.imbalance_factor
+    )
+    return int(-(-counts.sum() // batch_size))
+
+
+def strong(dataset: str, imbalance_factor: float) -> recipe.Recipe:
+    base = paper(dataset, imbalance_factor)
+    epoch = steps_of_epoch(base, 128)
+    return dataclasses.replace(
+        base,
+        name='strong',
+        model=dataclasses.replace(base.model, classifier='cosine', scale=30.0),
+        stage_1=dataclasses.replace(
+            base.stage_1,
+            steps=400 * epoch,
+            batch_size=128,
+            mixup=0.4,
+            optimizer=recipe.Optimizer(learning_rate=0.1, drops=(320 * epoch, 360 * epoch)),
+        ),
+        evaluation=recipe.Evaluation(every=20 * epoch),
+        records=recipe.Records(checkpoint_every=20 * epoch),
     )
 
 

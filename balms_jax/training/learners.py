@@ -19,13 +19,25 @@ def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformat
 
 
 def learning_rate(settings: Optimizer, steps: int) -> optax.Schedule:
-    """A linear warm-up, then a cosine to 0 at the last step."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        settings.warmup_from if settings.warmup_steps else settings.learning_rate,
-        settings.learning_rate,
-        settings.warmup_steps,
-        steps,
-    )
+    """A linear warm-up, then a cosine to 0 at the last step, or drops to a tenth.
+
+    Example:
+        >>> rate = learning_rate(Optimizer(learning_rate=1.0, drops=(2, 3)), 4)
+        >>> print([f'{rate(step):g}' for step in range(4)])
+        ['1', '1', '0.1', '0.01']
+    """
+    peak, rising = settings.learning_rate, settings.warmup_steps
+    start = settings.warmup_from if rising else peak
+    if settings.drops:
+        schedule = optax.join_schedules(
+            [
+                optax.linear_schedule(start, peak, max(rising, 1)),
+                optax.piecewise_constant_schedule(peak, {d - rising: 0.1 for d in settings.drops}),
+            ],
+            [rising],
+        )
+    else:
+        schedule = optax.warmup_cosine_decay_schedule(start, peak, rising, steps)
     return lambda step: schedule(step // settings.hold * settings.hold)
 
 

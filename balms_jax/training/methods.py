@@ -224,6 +224,9 @@ def apply(method: str, base: Recipe) -> Recipe:
         meta['mode'] = 'per_example'
 
     def fill(stage: Stage, settings: dict[str, Any], **of_meta: Any) -> Stage:
+        # A recipe may mix and average beside any method.
+        recipes = {key: settings.get(key) or getattr(stage, key) for key in ('mixup', 'averaging')}
+        settings = {**settings, **recipes}
         return dataclasses.replace(
             stage, meta=dataclasses.replace(stage.meta, **of_meta), **settings
         )

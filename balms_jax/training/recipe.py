@@ -102,7 +102,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """SGD with L2 decay of all parameters, its learning rate warmed up, then a cosine to 0."""
+    """SGD with L2 decay of all parameters; its rate is warmed up, then falls in a cosine to 0."""
 
     learning_rate: float = 0.1
     momentum: float = 0.9
@@ -110,6 +110,7 @@ class Optimizer:
     weight_decay: float = 5e-4
     warmup_steps: int = 0
     warmup_from: float = 0.05
+    drops: tuple[int, ...] = ()  # In place of the cosine: steps at which it falls to a tenth.
     hold: int = 1  # The learning rate changes every so many steps.
 
 

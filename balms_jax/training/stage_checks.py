@@ -1,5 +1,7 @@
 """What is refused of a stage before any work: settings that do not fit each other, or the run."""
 
+import itertools
+
 from balms_jax import meta_gradients
 from balms_jax.estimators import ESTIMATORS
 from balms_jax.rebalancers import ONE_BY_ONE, REBALANCERS
@@ -38,6 +40,12 @@ def check_stage(name: str, stage: Stage) -> None:
         raise ConfigError(
             f'{name}.optimizer.warmup_steps: got {optimizer.warmup_steps}, wanted 0 to less than '
             f'the {stage.steps} steps of the stage'
+        )
+    ends = (optimizer.warmup_steps, *optimizer.drops, stage.steps)
+    if stage.steps and optimizer.drops and not all(a < b for a, b in itertools.pairwise(ends)):
+        raise ConfigError(
+            f'{name}.optimizer.drops: got {optimizer.drops}, wanted ascending steps after the '
+            f'warm-up, {optimizer.warmup_steps}, and before the end, {stage.steps}'
         )
     positive(f'{name}.optimizer.hold', optimizer.hold)
     one_of(f'{name}.mixup_partners', stage.mixup_partners, ('batch', 'class_balanced'))

@@ -50,6 +50,8 @@ def change(key, value):
             r"staleness: got 1 for meta\.estimator = 'expectation', whose draws",
         ),
         ('stage_2.meta.learning_rate', -1.0, r'stage_2\.meta\.learning_rate: got -1\.0, wanted at'),
+        ('stage_1.optimizer.drops', (9, 5), r'stage_1\.optimizer\.drops: got \(9, 5\), wanted asc'),
+        ('stage_1.optimizer.drops', (10**6,), r'drops: got \(1000000,\), wanted ascending steps'),
         ('stage_2.meta.b2', 1.0, r'stage_2\.meta\.b2: got 1\.0, wanted 0 to less than 1'),
         # A stage that learns nothing: its name would else be that of the wrong stage, unnoticed.
         ('stage_1.meta.estimator', 'foo', r"stage_1\.meta\.estimator: got 'foo', wanted one of"),

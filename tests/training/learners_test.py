@@ -21,6 +21,15 @@ def test_learning_rate_warms_up_then_follows_a_cosine_to_zero():
     assert float(held(1_024)) == float(held(1_000)) == float(rate(1_000))
 
 
+def test_learning_rate_warms_up_then_drops():
+    """The strong recipe's schedule: level between the steps at which it falls to a tenth."""
+    settings = recipe.Optimizer(warmup_from=0.05, warmup_steps=100, drops=(300, 400))
+    rate = learners.learning_rate(settings, 500)
+    wanted = {0: 0.05, 50: 0.075, 100: 0.1, 299: 0.1, 300: 0.01, 399: 0.01, 400: 0.001, 499: 0.001}
+    for step, value in wanted.items():
+        assert float(rate(step)) == pytest.approx(value)
+
+
 def test_weight_decay_is_added_to_the_gradient_before_the_momentum():
     """As in PyTorch's SGD: v ← μ v + (g + λ θ), θ ← θ − lr (g + λ θ + μ v) with Nesterov."""
     settings = recipe.Optimizer(learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)

@@ -6,7 +6,7 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from balms_jax.training import arguments, methods, recipe
+from balms_jax.training import arguments, checks, methods, recipe
 from configs import cifar_lt, digits_lt, of_run
 
 PAPER_STAGE_1_STEPS = 13_000
@@ -56,7 +56,7 @@ def test_the_papers_recipe():
     assert read.data.head_count == 500
     first, second = read.stage_1, read.stage_2
     assert (first.steps, first.batch_size) == (PAPER_STAGE_1_STEPS, 512)
-    assert dataclasses.astuple(first.optimizer) == (0.1, 0.9, True, 5e-4, 800, 0.05, 1)
+    assert dataclasses.astuple(first.optimizer) == (0.1, 0.9, True, 5e-4, 800, 0.05, (), 1)
     assert (second.steps, second.batch_size, second.loss.tau) == (2_000, 512, 1.0)
     meta = second.meta
     assert (meta.rebalancer, meta.source, meta.batch_size) == ('meta_sampler', 'train', 512)
@@ -70,6 +70,18 @@ def test_the_released_codes_recipe_differs_as_documented():
     assert not read.stage_1.optimizer.nesterov
     assert read.stage_1.optimizer.hold == 25
     assert read.stage_2.meta.source == 'redraw'
+
+
+def test_the_strong_recipe_mixes_beside_any_method_that_can():
+    """400 epochs of 85 batches; a decoupled method's first stage mixes too, its second does not."""
+    plain = recipe.read(cifar_lt.get_config('dataset=cifar100,recipe=strong'))
+    assert (plain.method, plain.model.classifier) == ('balanced_softmax', 'cosine')
+    assert (plain.stage_1.steps, plain.stage_1.optimizer.drops) == (34_000, (27_200, 30_600))
+    assert (plain.stage_1.mixup, plain.stage_1.loss.tau) == (0.4, 1.0)
+    parted = recipe.read(cifar_lt.get_config('dataset=cifar100,recipe=strong,method=balms'))
+    assert (parted.stage_1.mixup, parted.stage_2.mixup) == (0.4, 0.0)
+    checks.check(plain)
+    checks.check(parted)
 
 
 def test_arguments_are_named_in_errors():
