@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from balms_jax.report.detector_runs import MEASURES
 from balms_jax.report.runs import SHOT_GROUPS, Run, shot_mask
@@ -256,7 +256,7 @@ def told_apart(differences: Sequence[float]) -> bool:
     if seeds < 2:
         return False
     error = np.std(differences, ddof=1) / math.sqrt(seeds)
-    return bool(abs(np.mean(differences)) > scipy.stats.t.ppf(0.975, seeds - 1) * error)
+    return bool(abs(np.mean(differences)) > scipy.special.stdtrit(seeds - 1, 0.975) * error)
 
 
 def format_statistic(group: Replicates, field: str, prior: str = 'uniform') -> str:
