@@ -12,8 +12,8 @@ Measures  top-1 accuracy of BALMS with its meta set drawn class by class from th
           weights and draws: of subset, redraw and held-out tenth there is one each
 Expected  a redraw gains, most in the tail, for it adds images; holding out costs more images of the
           tail than an unseen meta set is worth
-Found     56.3 ± 1.4 with the training set, a redraw +0.2 ± 0.1, a tenth held out −0.0 ± 0.8, of
-          which the lost tenth is −0.4 ± 1.0 and that the meta set is unseen +0.4 ± 0.1 (cpu,
+Found     57.3 ± 1.7 with the training set, a redraw +0.1 ± 0.1, a tenth held out −1.3 ± 0.6, of
+          which the lost tenth is −1.6 ± 0.8 and that the meta set is unseen +0.3 ± 0.2 (cpu,
           seeds 0 to 2)
 """
 
