@@ -13,9 +13,9 @@ Measures  top-1 accuracy at the last step, on the balanced test set, over seeds
 Expected  Balanced Softmax above softmax by several points, most of it in the tail; decoupled rows
           above end-to-end softmax; BALMS first, as in the paper
 Found     softmax 42.9 ± 1.5, Balanced Softmax 57.8 ± 1.3, BALMS 57.3 ± 1.7, softmax + CBS
-          62.2 ± 0.6; decoupled Balanced Softmax + CBS far below, at 44.7 ± 1.2. Of 42 orderings that
-          table 5 tells apart 21 hold, 15 are not told apart, 6 are reversed (CIFAR-10-LT, factor
-          100, cpu, seeds 0 to 2)
+          62.2 ± 0.6; decoupled Balanced Softmax + CBS far below, at 44.7 ± 1.2. Of 42 orderings
+          that table 5 tells apart 21 hold, 15 are not told apart, 6 are reversed (CIFAR-10-LT,
+          factor 100, cpu, seeds 0 to 2)
 """
 
 from experiments import ablation_page, published, whole_runs

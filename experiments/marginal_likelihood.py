@@ -8,8 +8,8 @@ Ends in   experiments/results/marginal_likelihood/page.html
 Measures  the mean predicted probability of each class over the test set, times C: 1 is ideal
 Expected  softmax favours the head, EQL less so; Balanced Softmax is level; with class-balanced
           sampling on top the tail is favoured; with the learned sampler it is level again
-Found     softmax gives the largest class 2.54 ± 0.11 of its due, EQL 2.50 ± 0.07, Balanced Softmax +
-          CBS the smallest 2.14 ± 0.11 of its; Balanced Softmax, decoupled or not, cRT and BALMS are
+Found     softmax gives the largest class 2.54 ± 0.11 of its due, EQL 2.50 ± 0.07, Balanced Softmax
+          and CBS the smallest 2.14 ± 0.11; Balanced Softmax, decoupled or not, cRT and BALMS are
           level to 0.1 (cpu, seeds 0 to 2)
 """
 
