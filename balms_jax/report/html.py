@@ -146,7 +146,8 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     heading = ''.join(f'<th scope="col">{escape(name)}</th>' for name in rows[0])
 
     def cell(text: str) -> str:
-        return f'<td{" class=short" if len(text) < 16 else ""}>{escape(text)}</td>'
+        kind = ' class="short"' if len(text) < 16 else ''
+        return f'<td{kind}>{escape(text)}</td>'
 
     lines = (''.join(cell(text) for text in row.values()) for row in rows)
     body = ''.join(f'<tr>{line}</tr>\n' for line in lines)

@@ -128,7 +128,7 @@ def test_detector_of_boxes_alone_is_told_as_such(write_detector_run, tmp_path):
 def test_every_run_has_a_row_with_its_speed(write_detector_run, tmp_path):
     folders = [write_detector_run(tmp_path / f'run_{seed}', seed=seed) for seed in (3, 4)]
     text = report.write_report(folders).read_text().split('<h2>How it was run</h2>')[1]
-    cells = [re.findall('<td>(.*?)</td>', row) for row in text.split('<tr>')[2:4]]
+    cells = [re.findall('<td[^>]*>(.*?)</td>', row) for row in text.split('<tr>')[2:4]]
     speed = ['60 steps', '30', '900', '1 x cpu', '0.10.2']
     assert cells == [['run_3', 'BALMS', '3', *speed], ['run_4', 'BALMS', '4', *speed]]
     assert '3 images' in text, 'what was left out of training'

@@ -83,6 +83,8 @@ OTHER_GRADIENTS = [
     'learning_to_reweight',
     'meta_weight_net',
     'class_balanced_domain_adaptation',
+    'balanced_softmax_experts',
+    'bilateral_branch',
 ]
 
 
