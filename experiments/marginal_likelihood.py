@@ -88,7 +88,7 @@ def answer(groups: list[Replicates]) -> str:
             f'{ends[1]:.2f} of that of the smallest).'
         )
     if level:
-        told.append(f'Level, with an rms distance from it below {LEVEL}: {", ".join(level)}.')
+        told.append(f'Level, with an rms distance from it of {LEVEL} at most: {", ".join(level)}.')
     return ' '.join(told)
 
 
