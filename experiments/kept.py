@@ -14,8 +14,9 @@ from balms_jax.training.records import write_json
 
 RESULTS = Path(__file__).parent / 'results'
 HELP = 'of the page; if not given experiments/results/…, runs/smoke/… of the smoke scale'
-# Of the losses of single steps one in so many is kept, and as many as these of a stage's end.
-TRAIN_LINES, LAST_LINES = 100, 100
+# Of the losses of single steps one in so many is kept, and as many as these of a stage's end; of
+# what is learned beside the parameters that of one step in so many.
+TRAIN_LINES, LAST_LINES, RATE_LINES = 100, 100, 20
 
 
 def page_folder(name: str, scale: str, given: Path | None) -> Path:
@@ -97,5 +98,8 @@ def _read(file: Path) -> Any:
 
 
 def _stays(line: Mapping[str, Any], lengths: Mapping[str, int]) -> bool:
-    last = line['step'] > lengths[line['stage']] - LAST_LINES
-    return line['kind'] != 'train' or last or line['step'] % TRAIN_LINES == 0
+    left = lengths[line['stage']] - line['step']
+    every, last = {'train': (TRAIN_LINES, LAST_LINES), 'rates': (RATE_LINES, 1)}.get(
+        line['kind'], (1, 0)
+    )
+    return left < last or line['step'] % every == 0

@@ -16,7 +16,7 @@ def test_only_the_cpu_scale_goes_where_the_kept_page_is(tmp_path):
 
 
 def test_a_record_is_a_run_without_its_weight(tmp_path):
-    """Pages read it as they read the run: all but most losses of single steps, and no paths."""
+    """Pages read it as they read the run: all but most losses and rates of single steps, no paths."""
     run, record = tmp_path / 'run', tmp_path / 'record'
     (run / 'checkpoints').mkdir(parents=True)
     config = {'seed': 3, 'data': {'name': 'cifar10', 'data_dir': '/home/someone/data'}}
@@ -24,12 +24,13 @@ def test_a_record_is_a_run_without_its_weight(tmp_path):
     for name, content in (('config', config), ('run', facts), ('costs', [[1.0]])):
         (run / f'{name}.json').write_text(json.dumps(content))
     lines = [{'kind': 'train', 'stage': 'stage_1', 'step': s, 'loss': 1.0} for s in range(1, 351)]
-    lines.append({'kind': 'rates', 'stage': 'stage_1', 'step': 7})
+    lines += [{'kind': 'rates', 'stage': 'stage_1', 'step': s} for s in (7, 20, 345, 350)]
+    lines.append({'kind': 'evaluation', 'stage': 'stage_1', 'step': 7})
     (run / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
     kept.keep_run(run, record)
     kept.keep_run(run, record)
     stayed = [json.loads(line) for line in (record / 'metrics.jsonl').read_text().splitlines()]
-    assert [line['step'] for line in stayed] == [100, 200, *range(251, 351), 7]
+    assert [line['step'] for line in stayed] == [100, 200, *range(251, 351), 20, 350, 7]
     assert json.loads((record / 'costs.json').read_text()) == [[1.0]]
     assert '/home' not in (record / 'config.json').read_text()
     assert json.loads((record / 'config.json').read_text())['seed'] == 3
