@@ -16,7 +16,7 @@ def test_only_the_cpu_scale_goes_where_the_kept_page_is(tmp_path):
 
 
 def test_a_record_is_a_run_without_its_weight(tmp_path):
-    """Pages read it as they read the run: all but most losses and rates of single steps, no paths."""
+    """Pages read it as they read the run: all but most steps, and no paths."""
     run, record = tmp_path / 'run', tmp_path / 'record'
     (run / 'checkpoints').mkdir(parents=True)
     config = {'seed': 3, 'data': {'name': 'cifar10', 'data_dir': '/home/someone/data'}}
