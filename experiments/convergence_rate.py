@@ -19,9 +19,9 @@ Measures  the generalisation gap of every class, its mean loss on the test set l
           11 to 21 passes. n_j is not told apart from the size of the whole set, nor could it be.
           Beside it top-1 accuracy over a sweep of τ, the classifier retrained on softmax features
 Expected  r between ½ and 2; the best τ near 1, above r/2, as in the paper
-Found     r of 0.91 (0.34 to 2.00) under softmax and 0.42 (0.13 to 0.96) under Balanced Softmax:
-          τ of 0.46 and 0.21, below the best of the sweep, which is 0.75 at factor 10 and 1 at 100
-          and 200 (cpu, seed 0, three factors, without the smaller subsets)
+Found     r of 0.28 (0.19 to 0.50) under softmax and 0.34 (0.22 to 0.54) under Balanced Softmax:
+          τ of 0.14 and 0.17, and intervals that exclude the best of the sweep, which is 1 at all
+          three factors (cpu, seeds 0 to 2)
 """
 
 import argparse
