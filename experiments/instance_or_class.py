@@ -11,8 +11,9 @@ Measures  accuracy, its spread over seeds, how many numbers are learned, and ima
           (to one digit: seconds in all)
 Expected  rates of classes are as accurate, steadier over seeds, and learn far fewer numbers
 Found     BALMS 57.3 ± 1.7, L2RW 57.2 ± 2.1, Meta-Weight-Net 45.1 ± 1.2 (cpu, seeds 0 to 2); Jamal
-          et al. 58.4 with seed 0 alone, at 189 images a second of the whole network beside 200,000
-          and more of cached features, on a CPU core busy with other work
+          et al. 58.8 ± 0.5 with seeds 0 and 1, 0.5 ± 0.2 above BALMS of the same seeds, which two
+          do not tell from 0; 146 images a second of the whole network beside 262 of BALMS end to
+          end, on CPU cores busy with other work
 """
 
 import json
