@@ -54,15 +54,15 @@ def _fitted(config: ConfigDict) -> None:
     config.evaluation.every = 100
 
 
-FITTED = {method + SUFFIX: Variant(method, _fitted) for method in METHODS}
+VARIANTS = {method + SUFFIX: Variant(method, _fitted) for method in METHODS}
 QUESTION = Question(
     __doc__,
     'over_balance',
     'Over-balance: how often is the imbalance counted?',
-    (*METHODS, *FITTED),
+    (*METHODS, *VARIANTS),
     (BOTH, LEARNED, BOTH + SUFFIX, LEARNED + SUFFIX),
     needed=(BOTH, LEARNED),
-    variants=FITTED,
+    variants=VARIANTS,
 )
 
 
@@ -83,7 +83,7 @@ def main() -> None:
     runs = whole_runs.train(options, QUESTION)
     labels = {name + SUFFIX: f'{METHOD_NAMES[name]}, few images' for name in METHODS}
     told, rows, drawn = [], [], []
-    for of_few, names in enumerate((METHODS, FITTED)):
+    for of_few, names in enumerate((METHODS, VARIANTS)):
         part = [run for run in runs if whole_runs.name_of(run) in names]
         if not {BOTH, LEARNED} <= {run.facts['method'] for run in part}:
             continue

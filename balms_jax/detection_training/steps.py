@@ -26,7 +26,7 @@ from balms_jax.detection.rebalancing import MetaRegions, Regions
 from balms_jax.detection.steps import Batch, CategoryLoss
 from balms_jax.detection_training.material import Material
 from balms_jax.detection_training.recipe import Loss, Optimizer, Recipe, Stage
-from balms_jax.training import mesh
+from balms_jax.training import learners, mesh
 from balms_jax.training import state as states
 from balms_jax.training.state import TrainState
 from balms_jax.training.steps import Step
@@ -165,16 +165,12 @@ def learning_rate(settings: Optimizer, total: int) -> optax.Schedule:
         >>> print([round(float(rate(step)), 2) for step in range(4)])
         [1.0, 1.0, 0.1, 0.1]
     """
-    rate = settings.learning_rate
+    rate, rising = settings.learning_rate, settings.warmup_steps
     if settings.schedule == 'cosine':
-        after = optax.cosine_decay_schedule(rate, max(total - settings.warmup_steps, 1))
+        after = optax.cosine_decay_schedule(rate, max(total - rising, 1))
     else:
-        drops = {step - settings.warmup_steps: 0.1 for step in settings.drops}
-        after = optax.piecewise_constant_schedule(rate, drops)
-    if not settings.warmup_steps:
-        return after
-    rising = optax.linear_schedule(settings.warmup_factor * rate, rate, settings.warmup_steps)
-    return optax.join_schedules([rising, after], [settings.warmup_steps])
+        after = learners.dropping(rate, settings.drops, rising)
+    return learners.warmed_up(after, settings.warmup_factor * rate, rate, rising)
 
 
 def make_optimizer(settings: Optimizer, total: int) -> optax.GradientTransformation:

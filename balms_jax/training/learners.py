@@ -1,5 +1,6 @@
 """What learns, as a recipe names it: the optimizers of the parameters and of ψ, the rebalancer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,18 +28,25 @@ def learning_rate(settings: Optimizer, steps: int) -> optax.Schedule:
         ['1', '1', '0.1', '0.01']
     """
     peak, rising = settings.learning_rate, settings.warmup_steps
-    start = settings.warmup_from if rising else peak
     if settings.drops:
-        schedule = optax.join_schedules(
-            [
-                optax.linear_schedule(start, peak, max(rising, 1)),
-                optax.piecewise_constant_schedule(peak, {d - rising: 0.1 for d in settings.drops}),
-            ],
-            [rising],
-        )
+        after = dropping(peak, settings.drops, rising)
+        schedule = warmed_up(after, settings.warmup_from, peak, rising)
     else:
+        start = settings.warmup_from if rising else peak
         schedule = optax.warmup_cosine_decay_schedule(start, peak, rising, steps)
     return lambda step: schedule(step // settings.hold * settings.hold)
+
+
+def dropping(peak: float, drops: Sequence[int], rising: int) -> optax.Schedule:
+    """The rate after a warm-up of ``rising`` steps: at each of ``drops`` it falls to a tenth."""
+    return optax.piecewise_constant_schedule(peak, {drop - rising: 0.1 for drop in drops})
+
+
+def warmed_up(after: optax.Schedule, start: float, peak: float, rising: int) -> optax.Schedule:
+    """A schedule that begins ``rising`` steps later, after a line from ``start`` to ``peak``."""
+    if not rising:
+        return after
+    return optax.join_schedules([optax.linear_schedule(start, peak, rising), after], [rising])
 
 
 def make_rebalancer(settings: Meta, class_counts: tuple[int, ...]) -> Rebalancer | None:

@@ -228,10 +228,9 @@ def learned_log_prior(
     if stage.draws == 'bilateral':
         return np.full(held.size, -np.log(held.size))
     share = held / held.sum()
-    draw = np.mean(
-        [_draw(stage, held, float(f) * np.asarray(current.step)) for f in np.linspace(0, 1, 33)],
-        axis=0,
-    )
+    parts = np.linspace(0, 1, 33) if stage.draws == 'progressive' else (1.0,)
+    steps = [float(part) * np.asarray(current.step) for part in parts]
+    draw = np.mean([_draw(stage, held, step) for step in steps], axis=0)
     mass = share * _class_weights(stage, held, rebalancer, current, draw)
     if stage.mixup and stage.mixup_partners == 'class_balanced':
         partners = stage.mixup / (stage.mixup + 1)  # The mean of Beta(α, 1).
