@@ -1,17 +1,13 @@
-"""Runs methods beside each other, skipping what is done, and ends in a table and a page."""
+"""Trains methods beside each other with several seeds, and skips what is done."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import rich.box
 import rich.console
-import rich.table
 from ml_collections import ConfigDict
 
-from balms_jax.report import comparison_table, markdown_table, read_run, write_report
 from balms_jax.training import job
 from balms_jax.training.checks import from_config
 from balms_jax.training.interruption import Interrupted
@@ -22,50 +18,6 @@ from balms_jax.training.records import check_workdir
 console = rich.console.Console(highlight=False, soft_wrap=True)
 # Methods of one stage, which others begin with.
 END_TO_END = ('softmax', 'balanced_softmax', 'softmax_cbs')
-# The page has more columns than a terminal.
-SHOWN = ('method', 'seeds', 'top-1 %', 'many %', 'medium %', 'few %', 'ECE %')
-
-
-def compare(
-    config: Callable[[str], ConfigDict],
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    folder: Path,
-    results: Path | None = None,
-) -> Path:
-    """Trains every method with every seed, and writes what came of it.
-
-    A first stage that a finished run of the seed has taken end to end is taken over from it.
-
-    Args:
-        config: gives a method's config.
-        methods: names.
-        seeds: of the runs.
-        folder: of the runs, ``<method>-<seed>`` each; finished ones are skipped.
-        results: where the page, the table and the final evaluations are kept; ``folder`` if None.
-
-    Returns:
-        The page.
-    """
-    with exit_on_failure():
-        run_dirs = train_all(config, methods, seeds, folder)
-    results = results or folder
-    results.mkdir(parents=True, exist_ok=True)
-    rows = comparison_table([read_run(run_dir) for run_dir in run_dirs])
-    shown = [name for name in rows[0] if name in SHOWN]
-    table = rich.table.Table(*shown, box=rich.box.SIMPLE)
-    for row in rows:
-        table.add_row(*(row[name] for name in shown))
-    console.print(table)
-    (results / 'table.md').write_text(markdown_table(rows) + '\n')
-    evaluations = {d.name: json.loads((d / 'evaluation.json').read_text()) for d in run_dirs}
-    for evaluation in evaluations.values():
-        for prior in evaluation.values():
-            del prior['confusion_matrix'], prior['reliability']
-    (results / 'evaluations.json').write_text(json.dumps(evaluations, indent=1) + '\n')
-    page = write_report(run_dirs, results / 'report.html')
-    console.print(f'page: {page}', markup=False)
-    return page
 
 
 @contextlib.contextmanager
@@ -89,6 +41,8 @@ def train_all(
     page_only: bool = False,
 ) -> list[Path]:
     """Trains what is not trained yet; returns every finished run's directory, or its record.
+
+    A first stage that a finished run of the seed has taken end to end is taken over from it.
 
     Args:
         config: gives a method's config.
