@@ -40,7 +40,7 @@ from experiments import kept
 from experiments.comparison import console, exit_on_failure, finished, train_all
 
 # Of configs/cifar_lt.py, by scale; the smoke scale is the embedded digits.
-RECIPES = {'cpu': 'short', 'resnet20': 'cpu', 'paper': 'paper', 'strong': 'strong'}
+RECIPES = {'cpu': 'short', 'paper': 'paper', 'strong': 'strong'}
 SMOKE_STEPS = 60
 PLUS_MINUS = (
     '± is the standard deviation over seeds; of differences in the text, the standard error.'

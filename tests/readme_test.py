@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import json
 import re
 import runpy
 import shlex
@@ -13,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from balms_jax.detection_training import checks as detector_checks
+from balms_jax.report.comparison import METHOD_NAMES
 from balms_jax.training import checks
 from balms_jax.training.methods import METHODS
 from balms_jax.training.records import FREE_KEYS
+from experiments import whole_runs
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -237,3 +240,23 @@ def test_methods_table_is_that_of_the_code():
     # So that a new or renamed method cannot be missing here.
     rows = [(row[0].strip('`'), row[1]) for row in table(README.split('\n## Methods\n')[1])]
     assert rows == [(name, method.summary) for name, method in METHODS.items()]
+
+
+def test_table_of_results_is_that_of_the_kept_page():
+    """Whoever makes the page again must not leave old numbers here."""
+    kept = json.loads((ROOT / 'experiments/results/ablation/rows.json').read_text())['rows']
+    by_method: dict[str, dict[str, dict]] = {}
+    for row in kept:
+        by_method.setdefault(METHOD_NAMES[row['method']], {})[row['dataset']] = row
+
+    def cells(row: dict | None) -> list[str]:
+        if row is None:
+            return ['–', '–']
+        top1 = whole_runs.number(row['top1'], row['spread'], digits=1)
+        return [top1, f'{row["published"][0]:.1f}']
+
+    wanted = [
+        [name, *cells(rows.get('cifar10')), *cells(rows.get('cifar100'))]
+        for name, rows in by_method.items()
+    ]
+    assert table(README.split('\n## Where it stands\n')[1]) == wanted
