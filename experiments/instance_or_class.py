@@ -5,10 +5,12 @@ Scales    smoke, cpu and paper, as of experiments/ablation.py, whose runs it sha
 Cost      cpu: four minutes on two CPU cores for each first stage that is not there yet, seconds
           for each second one; smoke: a minute
 Ends in   experiments/results/instance_or_class/page.html
-Measures  accuracy, its spread over seeds, how many numbers are learned, and images a second in the
-          last stage: of the whole network for Jamal et al. and for BALMS end to end, which are
-          beside each other the cost of examples and of classes; of cached features for the others
-          (to one digit: seconds in all)
+Measures  accuracy, its spread over seeds, how many numbers are learned, how many images the network
+          was trained on over all steps, and images a second in the last stage, the median of its
+          intervals: of the whole network for Jamal et al. and for BALMS end to end, of cached
+          features for the others (to one digit: seconds in all). The methods' stages differ: Jamal
+          et al. train the network in both, by batches of 128 beside 200 meta images in the second;
+          BALMS end to end by 64 beside 200
 Expected  rates of classes are as accurate, steadier over seeds, and learn far fewer numbers
 Found     BALMS 57.3 ± 1.7, L2RW 57.2 ± 2.1, Meta-Weight-Net 45.1 ± 1.2 (cpu, seeds 0 to 2); Jamal
           et al. 58.8 ± 0.5 with seeds 0 and 1, 0.5 ± 0.2 above BALMS of the same seeds, which two
@@ -16,8 +18,10 @@ Found     BALMS 57.3 ± 1.7, L2RW 57.2 ± 2.1, Meta-Weight-Net 45.1 ± 1.2 (cpu,
           end, on CPU cores busy with other work
 """
 
+import functools
 import json
 import math
+from collections.abc import Collection
 
 import jax
 import numpy as np
@@ -61,11 +65,16 @@ def learned_numbers(run: Run) -> str:
     return f'{size:,}' if size else 'one an example, none kept'
 
 
-def images_per_second(run: Run) -> float:
-    """Of the last stage up to its last checkpoint; NaN where it was too short to be timed."""
+def images_per_second(run: Run) -> list[float]:
+    """Of the last stage, one an interval; none where it was too short to be timed."""
     lines = [json.loads(line) for line in (run.path / 'throughput.jsonl').read_text().splitlines()]
-    rates = [line['images_per_second'] for line in lines if line['stage'] == run.stages[-1][0]]
-    return float(rates[-1]) if rates else math.nan
+    return [line['images_per_second'] for line in lines if line['stage'] == run.stages[-1][0]]
+
+
+def images_trained_on(run: Run) -> int:
+    """How many images the whole network was trained on, over all steps of its stages."""
+    whole = [name for name, _ in run.stages if str(run.config[name]['trains']) == 'all']
+    return sum(run.config[name]['steps'] * run.config[name]['batch_size'] for name in whole)
 
 
 def trains_all(run: Run) -> bool:
@@ -82,14 +91,33 @@ def row(group: Replicates) -> dict[str, str]:
         'learned numbers': learned_numbers(group.first),
         'last stage': ('whole network' if whole else 'classifier')
         + f', batches of {group.first.facts["stages"][-1]["batch_size"]}',
+        'network trained on': f'{images_trained_on(group.first):,} images',
         **whole_runs.accuracies(group),
-        'images/s': f'{speed(group):,.0f}' if whole else _one_digit(speed(group)),
+        'images/s (range)': speed_in_words(group) if whole else _one_digit(speed(group)),
     }
 
 
 def speed(group: Replicates) -> float:
-    """Images a second, the median over seeds."""
-    return float(np.median([images_per_second(run) for run in group.runs]))
+    """Images a second, the median over the intervals of all seeds; NaN without any."""
+    rates = speeds(group)
+    return float(np.median(rates)) if rates else math.nan
+
+
+def speeds(group: Replicates) -> list[float]:
+    """Images a second of every interval of all seeds."""
+    return [rate for run in group.runs for rate in images_per_second(run)]
+
+
+def speed_in_words(group: Replicates) -> str:
+    """Its median and range: other work on the machine moves it."""
+    rates = speeds(group) or [math.nan]
+    return f'{speed(group):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})'
+
+
+def _mean_top1(seeds: Collection[int], group: Replicates) -> float:
+    """Over the seeds that all have, or over its own where they share none."""
+    values = {run.facts['seed']: float(run.final['top1']) for run in group.runs}
+    return float(np.mean([v for seed, v in values.items() if seed in seeds or not seeds]))
 
 
 def _one_digit(value: float) -> str:
@@ -99,10 +127,11 @@ def _one_digit(value: float) -> str:
 def answer(groups: list[Replicates]) -> str:
     """In words: the best of either kind, the difference, their spreads and costs."""
     told, best = [], []
+    of_all = set.intersection(*({run.facts['seed'] for run in group.runs} for group in groups))
     for kind, names in (('classes', BY_CLASS), ('examples', BY_EXAMPLE)):
         found = [group for group in groups if group.first.facts['method'] in names]
         if found:
-            best.append(max(found, key=lambda group: float(group.statistics('top1')[0])))
+            best.append(max(found, key=functools.partial(_mean_top1, of_all)))
             mean, spread = best[-1].statistics('top1')
             told.append(
                 f'Of those that learn for {kind}, {best[-1].label} is first with '
@@ -114,9 +143,18 @@ def answer(groups: list[Replicates]) -> str:
             f'Paired by seed, the latter is {whole_runs.gain(best[1], best[0])} points from the '
             'former.'
         )
-    whole = [f'{group.label} {speed(group):,.0f}' for group in groups if trains_all(group.first)]
+        trained = [images_trained_on(group.first) for group in best]
+        if trained[0] != trained[1]:
+            told.append(
+                f'Not like with like: the network of the latter was trained on {trained[1]:,} '
+                f'images, that of the former on {trained[0]:,}.'
+            )
+    whole = [f'{g.label} {speed_in_words(g)}' for g in groups if trains_all(g.first)]
     if len(whole) > 1:
-        told.append(f'Images a second where the whole network is trained: {", ".join(whole)}.')
+        told.append(
+            f'Images a second where the whole network is trained, median and range: '
+            f'{"; ".join(whole)}.'
+        )
     return ' '.join(told)
 
 

@@ -27,6 +27,7 @@ from balms_jax.report.comparison import (
     format_statistic,
     group_runs,
     paired_differences,
+    told_apart,
 )
 from balms_jax.report.figure_style import method_colors
 from balms_jax.report.html import document, table
@@ -189,6 +190,18 @@ def keep(options: argparse.Namespace) -> None:
                 kept.keep_run(run, records / name)
 
 
+def missing(options: argparse.Namespace) -> str:
+    """Which of the runs that were asked for are not finished, in words for the page; or ''."""
+    told = []
+    for dataset, factor, folder, records in _places(options):
+        for method in options.methods:
+            left = [s for s in options.seeds if not finished(f'{method}-{s}', folder, records)]
+            if left:
+                seeds = ', '.join(map(str, left))
+                told.append(f'{method} (seed {seeds}, {dataset}, imbalance factor {factor:g})')
+    return f'Asked for and not there: {"; ".join(told)}.' if told else ''
+
+
 def _places(options: argparse.Namespace) -> Iterator[tuple[str, float, Path, Path | None]]:
     """Every data set and imbalance factor, the folder of its runs, and that of their records."""
     for dataset in options.datasets:
@@ -286,6 +299,8 @@ def write_page(
     body += f'<div class="scroll">{table(rows)}</div>\n'
     if len(seeds) > 1:
         body += f'<p class="note">{PLUS_MINUS}</p>\n'
+    if absent := missing(options):
+        body += f'<p class="note">{escape(absent)}</p>\n'
     body += '<h2>Figures</h2>\n'
     body += f'<div class="figures">{"".join(figures)}</div>\n'
     options.output.mkdir(parents=True, exist_ok=True)
@@ -330,23 +345,35 @@ def seeds_of(group: Replicates) -> str:
     return ', '.join(str(run.facts['seed']) for run in group.runs)
 
 
+def differences(ours: Sequence[Run], theirs: Sequence[Run], field: str = 'top1') -> list[float]:
+    """Of the final evaluation, in percent points, by the seeds that both have."""
+    return [100 * each for each in paired_differences(ours, theirs, field)]
+
+
 def over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Mean and sample standard deviation; NaN for one value."""
+    """Mean and sample standard deviation; NaN for one value, both for none."""
+    if not len(values):
+        return math.nan, math.nan
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return float(np.mean(values)), spread
 
 
 def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error, NaN for one value."""
+    """Mean and its standard error, NaN for one value, both for none."""
     mean, spread = over_seeds(values)
-    return mean, spread / math.sqrt(len(values))
+    return mean, spread / math.sqrt(max(len(values), 1))
 
 
 def gain(group: Replicates, base: Replicates, field: str = 'top1') -> str:
-    """Points from one method to another, paired by seed, as text: mean ± standard error."""
-    differences = [100 * each for each in paired_differences(group, base, field)]
-    told = number(*mean_and_error(differences), digits=1, sign=True)
-    return f'{told} (one seed)' if len(differences) == 1 else told
+    """Points from one method to another, paired by seed, as text: mean ± standard error.
+
+    It says where there are too few seeds for one, and where they do not tell it from 0.
+    """
+    points = differences(group.runs, base.runs, field)
+    told = number(*mean_and_error(points), digits=1, sign=True)
+    if len(points) < 2:
+        return f'{told} ({"one seed" if points else "no seed in common"})'
+    return told if told_apart(points) else f'{told} (not told from 0)'
 
 
 def number(
@@ -361,7 +388,7 @@ def number(
     if not math.isfinite(mean):
         return '–'
     rounded = round(scale * mean, digits) + 0.0  # + 0: no −0.
-    text = f'{rounded:{"+" if sign else ""}.{digits}f}'.replace('-', '−')
+    text = f'{rounded:{"+" if sign and rounded else ""}.{digits}f}'.replace('-', '−')
     return text + (f' ± {scale * spread:.{digits}f}' if math.isfinite(spread) else '')
 
 

@@ -226,13 +226,13 @@ def comparison_table(runs: Sequence[Run]) -> list[dict[str, str]]:
     ]
 
 
-def paired_differences(group: Replicates, base: Replicates, field: str) -> list[float]:
+def paired_differences(runs: Iterable[Run], base: Iterable[Run], field: str) -> list[float]:
     """Of a field of the final evaluation, by the seeds that both have, in their order.
 
     Methods of a seed share their draws, and often a first stage: it moves both alike.
     """
     ours, theirs = (
-        {run.facts['seed']: float(run.final[field]) for run in each.runs} for each in (group, base)
+        {run.facts['seed']: float(run.final[field]) for run in each} for each in (runs, base)
     )
     return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
 

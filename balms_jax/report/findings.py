@@ -77,7 +77,7 @@ def _margin(best: Replicates, second: Replicates, field: str) -> str:
         f', {100 * (mean - other):.1f} points above {second.label}'
         f' ({format_statistic(second, field)} %)'
     )
-    gains = paired_differences(best, second, field)
+    gains = paired_differences(best.runs, second.runs, field)
     if len(gains) < 2:
         return f'{clause}; one seed does not tell whether that exceeds the spread over seeds'
     if not told_apart(gains):

@@ -142,13 +142,14 @@ def figure_section(heading: str, items: Sequence[str]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """A plain table; the keys of the first row are the headings. Short texts stay on a line."""
-    heading = ''.join(f'<th scope="col">{escape(name)}</th>' for name in rows[0])
+    """A plain table; the keys of all rows are the headings. Short texts stay on a line."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    heading = ''.join(f'<th scope="col">{escape(name)}</th>' for name in names)
 
     def cell(text: str) -> str:
         kind = ' class="short"' if len(text) < 16 else ''
         return f'<td{kind}>{escape(text)}</td>'
 
-    lines = (''.join(cell(text) for text in row.values()) for row in rows)
+    lines = (''.join(cell(row.get(name, '–')) for name in names) for row in rows)
     body = ''.join(f'<tr>{line}</tr>\n' for line in lines)
     return f'<table><thead><tr>{heading}</tr></thead>\n<tbody>{body}</tbody></table>\n'

@@ -59,6 +59,21 @@ def test_an_orderings_verdict_goes_by_paired_differences():
     assert ablation_page.orderings_of(one_seed)[0].verdict == 'as published by one seed'
 
 
+def test_a_row_is_first_only_where_seeds_say_so():
+    """The highest of close means has a name, and is not the winner."""
+    rows = [row('balms', 60.0, 71.0, 80.2), row('softmax', 50.0, 60.1, 69.9)]
+    close = row('meta_reweighter', 60.1, 70.7, 80.1)
+    assert 'do not tell' not in ablation_page.page(rows)
+    assert 'tell it from Balanced Softmax + Meta Reweighter.' in ablation_page.page([*rows, close])
+
+
+def test_an_ordering_is_judged_by_the_seeds_that_both_have():
+    """A seed that one row lacks must not take the ordering out of the count."""
+    high, low = row('balanced_softmax', 60.0, 70.0, 80.0), row('softmax', 50.0, 60.1)
+    (ordering,) = ablation_page.orderings_of([high, low])
+    assert ordering.differences == pytest.approx((10.0, 9.9))
+
+
 def test_the_difference_from_the_published_mean_has_both_spreads():
     """√(s² / n + s'² / 3), with the 0.4 of the table's row."""
     ours = row('balanced_softmax', 82.0, 83.0, 84.0)
@@ -70,6 +85,7 @@ def test_the_page_tells_rows_and_verdicts():
     """It is what a person opens: it must name the winner and what was not reproduced."""
     rows = [row('balanced_softmax', 60.0, 61.0), row('softmax', 70.0, 71.0), row('focal', 55.0)]
     page = ablation_page.page(rows)
+    assert 'Seeds do not tell it' not in page
     assert 'Softmax is first here, with 70.5 %' in page
     assert 'Balanced Softmax is −10.0 points from softmax' in page
     assert 'reversed: 1' in page

@@ -135,17 +135,44 @@ def test_over_balance_is_told_from_balance():
         return over_balance.answer(balances)
 
     nearer = told((-1.4, -1.3, -1.5), (-0.95, -0.98, -0.9))
-    assert 'is 0.34 ± 0.03 nearer with the learned sampler' in nearer
-    assert 'do not tell' not in nearer
+    assert 'is 0.34 ± 0.03 nearer with the learned sampler than with class-balanced' in nearer
+    assert 'not told apart' not in nearer
     farther = told((-1.1, -1.3), (-0.7, -0.8))
     assert 'is 0.05 ± 0.15 farther with the learned sampler' in farther
-    assert 'do not tell the two apart' in farther
+    assert 'not told apart' in farther
     assert 'one seed' in told((-1.1,), (-0.7,))
+
+
+def test_the_sampler_is_also_held_against_the_loss_alone():
+    """Nearer to balance than the worst choice may still be farther than with no sampler at all."""
+    by_role = {over_balance.BOTH: -1.9, over_balance.LEARNED: -0.8, over_balance.LOSS: -0.95}
+    answer = over_balance.answer(
+        {
+            name: {seed: over_balance.Balance(k + 0.01 * seed, 0.9) for seed in range(3)}
+            for name, k in by_role.items()
+        }
+    )
+    assert 'farther with the learned sampler than with the loss alone' in answer
+
+
+def test_runs_that_are_not_there_are_named(tmp_path):
+    """A mean of two seeds must not pass for one of the three that were asked for."""
+    (tmp_path / 'cpu' / 'cifar10_100' / 'balms-0').mkdir(parents=True)
+    (tmp_path / 'cpu' / 'cifar10_100' / 'balms-0' / 'evaluation.json').touch()
+    options = SimpleNamespace(
+        scale='cpu', datasets=['cifar10'], imbalance_factors=[100.0], methods=['balms'],
+        seeds=[0, 1], folder=tmp_path, records=None,
+    )  # fmt: skip
+    told = whole_runs.missing(options)
+    assert told == 'Asked for and not there: balms (seed 1, cifar10, imbalance factor 100).'
+    options.seeds = [0]
+    assert whole_runs.missing(options) == ''
 
 
 def test_numbers_show_their_spread_where_there_is_one():
     assert whole_runs.number(0.5, 0.01, scale=100, digits=1) == '50.0 ± 1.0'
     assert whole_runs.number(0.5, np.nan, sign=True) == '+0.50'
+    assert whole_runs.number(-0.001, np.nan, sign=True) == '0.00'  # Neither above nor below.
     assert whole_runs.number(np.nan, np.nan) == '–'
 
 
@@ -157,8 +184,11 @@ def test_a_gain_is_paired_by_seed():
         return SimpleNamespace(runs=runs)
 
     base = group((1, 0.6), (0, 0.42), (2, 0.1))
-    assert whole_runs.gain(group((0, 0.5), (1, 0.7)), base) == '+9.0 ± 1.0'
+    assert whole_runs.gain(group((0, 0.5), (1, 0.7), (2, 0.19)), base) == '+9.0 ± 0.6'
+    # Nine standard errors of two seeds: by Student's t it takes 12.7.
+    assert whole_runs.gain(group((0, 0.5), (1, 0.7)), base) == '+9.0 ± 1.0 (not told from 0)'
     assert whole_runs.gain(group((0, 0.5)), base) == '+8.0 (one seed)'
+    assert whole_runs.gain(group((7, 0.5)), base) == '– (no seed in common)'
 
 
 def test_the_rate_is_found_within_classes():
@@ -172,6 +202,17 @@ def test_the_rate_is_found_within_classes():
     assert rate.high == pytest.approx(1.5)
     one_size = convergence_rate.Gaps(np.arange(4), np.full(4, 9), np.ones(4))
     assert np.isnan(convergence_rate.rate_of(one_size).value)
+
+
+def test_the_best_tau_names_those_that_seeds_do_not_tell_from_it():
+    """A maximum over a sweep has a name even where it is noise."""
+
+    def runs(*top1):
+        return [SimpleNamespace(facts={'seed': s}, final={'top1': a}) for s, a in enumerate(top1)]
+
+    by_tau = {0.5: runs(0.3, 0.4, 0.2), 1.0: runs(0.6, 0.7, 0.5), 1.25: runs(0.6, 0.68, 0.51)}
+    assert convergence_rate.best_tau(by_tau) == 1.0
+    assert convergence_rate.not_told_from(1.0, by_tau) == [1.25]
 
 
 def test_a_gap_near_zero_does_not_decide_the_rate():
