@@ -10,7 +10,7 @@ Expected  features of plain softmax are best, those of class-balanced sampling w
           (CIFAR-10-LT, imbalance factor 200): softmax then softmax 69.5, with CBS 76.6, then
           Balanced Softmax 78.5; Balanced Softmax twice 77.0; after CBS 68.2
 Found     for Balanced Softmax 64.2 ± 0.9 on features of CBS, 57.8 ± 1.2 on its own, 57.4 ± 1.9 on
-          softmax's: those of CBS are 6.4 ± 0.5 above its own, which the paper has last; the other
+          softmax's: those of CBS are 6.4 ± 0.4 above its own, which the paper has last; the other
           two are not told apart (cpu, seeds 0 to 2)
 """
 

@@ -110,7 +110,7 @@ def groups_gained(group: Replicates, base: Replicates) -> list[str]:
     """In words, the gain on each shot group that has classes."""
     counts = base.first.class_counts
     return [
-        f'on the classes of {name} shots {whole_runs.gain(group, base, name)}'
+        f'on the {name}-shot classes {whole_runs.gain(group, base, name)}'
         for name in SHOT_GROUPS
         if shot_mask(counts, name).any()
     ]

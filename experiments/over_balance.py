@@ -49,7 +49,7 @@ WORDS = {
     LOSS: 'the loss alone',
     BOTH: 'class-balanced sampling on top',
     LEARNED: 'the learned sampler',
-    UNSEEN: 'the sampler learned on images that training never saw',
+    UNSEEN: 'a sampler learned on unseen images',
 }
 POWER_LAW = 0.5  # R² of the fit below which its slope says little
 FIELD = 'gradient_weight_exponent'
@@ -109,7 +109,7 @@ def main() -> None:
         rows += [row(group) for group in groups]
         drawn += figures.balance()[1:]
         told.append(
-            f'{setting(part, bool(of_few))} {answer(balances_of(part))} {accuracy(groups)}'.strip()
+            f'{setting(part, bool(of_few))} {answer(balances_of(part))}\n{accuracy(groups)}'.strip()
         )
     whole_runs.write_page(options, QUESTION, '\n'.join(told), rows, drawn, runs)
 
@@ -118,9 +118,9 @@ def setting(runs: Sequence[Run], of_few: bool) -> str:
     """Which images the runs were trained on, and how well they are fitted."""
     losses = [whole_runs.final_train_loss(run) for run in runs]
     images = 'fewer images, unaltered' if of_few else 'the long tail itself'
-    fits = 'fitted' if max(losses) < whole_runs.FITTED else 'not fitted'
+    fits = 'fits' if max(losses) < whole_runs.FITTED else 'does not fit'
     loss = f'training loss {min(losses):.2g} to {max(losses):.2g} nats'
-    return f'Trained on {images}, {fits} ({loss}):'
+    return f'On {images}, which the network {fits} ({loss}),'
 
 
 def role(run: Run) -> str:
@@ -193,8 +193,8 @@ def answer(balances: Balances) -> str:
         ]
         mean, error = mean_and_error(differences)
         words = (
-            f'{number(abs(mean), error)} {"nearer" if mean > 0 else "farther"} with {WORDS[name]} '
-            f'than with {WORDS[other]}'
+            f'{WORDS[name]} is {number(abs(mean), error)} {"nearer" if mean > 0 else "farther"} '
+            f'than {WORDS[other]}'
         )
         if len(differences) < 2:
             return f'{words} (one seed)'
@@ -204,8 +204,8 @@ def answer(balances: Balances) -> str:
     pairs = ((LEARNED, BOTH), (LEARNED, LOSS), (UNSEEN, LOSS))
     distances = '; '.join(nearer(*pair) for pair in pairs if balances.keys() >= set(pair))
     return (
-        f'Gradient weights of Balanced Softmax end as n to the power of {ends}. One balance, −1, '
-        f'is {distances}.'
+        f'the gradient weights of Balanced Softmax end as n to the power of {ends}.\n'
+        f'From one balance, −1: {distances}.'
     )
 
 

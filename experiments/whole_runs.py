@@ -197,8 +197,8 @@ def missing(options: argparse.Namespace) -> str:
         for method in options.methods:
             left = [s for s in options.seeds if not finished(f'{method}-{s}', folder, records)]
             if left:
-                seeds = ', '.join(map(str, left))
-                told.append(f'{method} (seed {seeds}, {dataset}, imbalance factor {factor:g})')
+                seeds = f'seed{"s" if len(left) > 1 else ""} {", ".join(map(str, left))}'
+                told.append(f'{method} ({seeds}, {dataset}, imbalance factor {factor:g})')
     return f'Asked for and not there: {"; ".join(told)}.' if told else ''
 
 
