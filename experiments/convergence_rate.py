@@ -13,7 +13,8 @@ Ends in   experiments/results/convergence_rate/page.html
 Measures  the generalisation gap of every class, its mean loss on the test set less that on its
           training images, without augmentation, under plain softmax and under Balanced Softmax on
           the same features; r, by least squares from gap = A_j n_j^−r with an A_j for each class,
-          so that a class is compared with itself at other sizes; intervals by resampling classes.
+          so that a class is compared with itself at other sizes; intervals by resampling classes,
+          of which there are ten: they may be somewhat narrow.
           Not of log gap: gaps near 0, or below, would decide.
           Smaller subsets are passed over as often; at the other factors there are as many steps,
           11 to 21 passes. n_j is not told apart from the size of the whole set, nor could it be.
