@@ -42,7 +42,9 @@ QUESTION = Question(
 def main() -> None:
     """Runs the experiment."""
     options = whole_runs.options_of(QUESTION)
-    page = ablation_page.write(whole_runs.train(options, QUESTION), options.output)
+    page = ablation_page.write(
+        whole_runs.train(options, QUESTION), options.output, whole_runs.missing(options)
+    )
     whole_runs.keep(options)
     console.print(f'page: {page}', markup=False)
 

@@ -121,17 +121,23 @@ def orderings_of(rows: Sequence[Row]) -> list[Ordering]:
     return sorted(found, key=lambda ordering: -ordering.published)
 
 
-def write(runs: Sequence[Run], output: Path) -> Path:
-    """Writes ``rows.json`` and ``page.html``."""
+def write(runs: Sequence[Run], output: Path, absent: str = '') -> Path:
+    """Writes ``rows.json`` and ``page.html``.
+
+    Args:
+        runs: finished ones.
+        output: the folder of the two.
+        absent: which runs were asked for and are not there, in words.
+    """
     rows = rows_of(runs)
     output.mkdir(parents=True, exist_ok=True)
     kept.write_rows(output, [row._asdict() for row in rows])
     path = output / 'page.html'
-    path.write_text(page(rows))
+    path.write_text(page(rows, absent))
     return path
 
 
-def page(rows: Sequence[Row]) -> str:
+def page(rows: Sequence[Row], absent: str = '') -> str:
     """The page: the answer, then every long tail's figure, rows and orderings."""
     places = list(dict.fromkeys((row.dataset, row.imbalance_factor) for row in rows))
     body = ''
@@ -151,6 +157,8 @@ def page(rows: Sequence[Row]) -> str:
                 'seeds tell here, at 95 %</summary>'
                 f'{table([_told(o) for o in orderings])}</details>\n'
             )
+    if absent:
+        body += f'<p class="note">{escape(absent)}</p>\n'
     recipes = sorted({str(row.facts.get('recipe')) for row in rows})
     networks = sorted({str(row.facts.get('network')) for row in rows})
     footer = (

@@ -12,10 +12,10 @@ Measures  accuracy, its spread over seeds, how many numbers are learned, how man
           et al. train the network in both, by batches of 128 beside 200 meta images in the second;
           BALMS end to end by 64 beside 200
 Expected  rates of classes are as accurate, steadier over seeds, and learn far fewer numbers
-Found     BALMS 57.3 ± 1.7, L2RW 57.2 ± 2.1, Meta-Weight-Net 45.1 ± 1.2 (cpu, seeds 0 to 2); Jamal
-          et al. 58.8 ± 0.5 with seeds 0 and 1, 0.5 ± 0.2 above BALMS of the same seeds, which two
-          do not tell from 0; 146 images a second of the whole network beside 262 of BALMS end to
-          end, on CPU cores busy with other work
+Found     BALMS 57.3 ± 1.7, L2RW 57.2 ± 2.1, Meta-Weight-Net 45.1 ± 1.2, Jamal et al. 57.8 ± 1.7, a
+          difference from BALMS of +0.5 ± 0.1 that three seeds do not tell from 0, with half as many
+          images again through the network (cpu, seeds 0 to 2). Images a second on CPU cores busy
+          with other work: 169 (35 to 198) of Jamal et al., 262 (248 to 263) of BALMS end to end
 """
 
 import functools
