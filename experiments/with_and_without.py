@@ -9,8 +9,8 @@ Measures  top-1 accuracy, over all classes and by shot group, decoupled and end 
 Expected  each alone gains on softmax; both gain most; the sampler's gain is smaller beside
           Balanced Softmax, which leaves it little to balance
 Found     decoupled +14.0 ± 0.5 by the loss, +13.4 ± 0.8 by the sampler, +13.9 ± 0.4 by both; end
-          to end +14.8 ± 0.7 by the loss, −0.3 ± 1.1 more by the sampler, not told from 0 (cpu, seeds
-          0 to 2)
+          to end +14.8 ± 0.7 by the loss, −0.3 ± 1.1 more by the sampler, not told from 0 (cpu,
+          seeds 0 to 2)
 """
 
 from balms_jax.report.comparison import Replicates
