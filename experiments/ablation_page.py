@@ -213,7 +213,8 @@ def why(rows: Sequence[Row], orderings: Sequence[Ordering]) -> list[str]:
         'network does fit.'
     )
     if of_twice:
-        told += f' {of_twice} of the {len(otherwise)} are with {METHOD_NAMES[twice]}.'
+        told += f' Of the {len(otherwise)} that do not hold {of_twice} are with '
+        told += f'{METHOD_NAMES[twice]}.'
     return [told]
 
 

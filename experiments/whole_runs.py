@@ -130,6 +130,12 @@ def options_of(question: Question) -> argparse.Namespace:
     parser.add_argument('--page_only', action='store_true', help='of the runs that are finished')
     options = parser.parse_args()
     smoke = options.scale == 'smoke'
+    for name in ('datasets', 'imbalance_factors', 'methods', 'seeds'):
+        values = getattr(options, name) or ()
+        if repeated := sorted({value for value in values if values.count(value) > 1}):
+            parser.error(f'--{name}: got {repeated[0]} more than once, wanted each once')
+        if smoke and values and name in ('datasets', 'imbalance_factors'):
+            parser.error(f'--{name}: got {values} at scale smoke, which is of the digits alone')
     options.datasets = (
         ['digits']
         if smoke

@@ -69,6 +69,8 @@ def test_the_smoke_scale_ends_in_a_page(name, shared_runs, tmp_path, monkeypatch
     [
         ('over_balance', ['--methods', 'balms'], '--methods: got none of balanced_softmax_decoup'),
         ('with_and_without', ['--methods', 'focal'], 'invalid choice'),
+        ('with_and_without', ['--seeds', '0', '1', '0'], '--seeds: got 0 more than once'),
+        ('with_and_without', ['--scale', 'smoke', '--datasets', 'cifar10'], 'at scale smoke'),
         ('with_and_without', ['--imbalance_factors', '10', '100'], 'wanted one data set and one'),
         ('learned_adjustment', ['--page_only'], 'holds no finished run of learned_adjustment'),
     ],
