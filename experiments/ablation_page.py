@@ -10,12 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from balms_jax.report import Run
-from balms_jax.report.comparison import METHOD_NAMES, group_runs, told_apart
+from balms_jax.report.comparison import METHOD_NAMES, group_runs, told_apart, undecided
 from balms_jax.report.figure_style import FAINT, WIDE, method_colors, new_figure, styled
 from balms_jax.report.html import document, embedded, table
 from experiments import kept, published
+from experiments.numbers import mean_and_error, number
 from experiments.published import Published
-from experiments.whole_runs import FITTED, final_train_loss, mean_and_error, number
+from experiments.whole_runs import FITTED, final_train_loss
 
 CLEAR = 2.0  # standard errors
 
@@ -173,7 +174,7 @@ def answer(rows: Sequence[Row], orderings: Sequence[Ordering]) -> str:
     """The question answered in words, from the numbers."""
     best = max(rows, key=lambda row: row.top1)
     told = [f'{METHOD_NAMES[best.method]} is first here, with {best.top1:.1f} %.']
-    near = [METHOD_NAMES[row.method] for row in rows if row != best and not_told_from(best, row)]
+    near = [METHOD_NAMES[row.method] for row in rows if row != best and undecided(best.above(row))]
     if near:
         told.append(f'Seeds do not tell it from {", ".join(near)}.')
     by_method = {row.method: row.top1 for row in rows}
@@ -187,12 +188,6 @@ def answer(rows: Sequence[Row], orderings: Sequence[Ordering]) -> str:
         told.append(f'Of {len(orderings)} orderings that table 5 tells apart, {counts}.')
     told += why(rows, orderings)
     return ' '.join(told)
-
-
-def not_told_from(best: Row, row: Row) -> bool:
-    """Whether several seeds, paired, leave it open which of two rows is above."""
-    differences = best.above(row)
-    return len(differences) > 1 and not told_apart(differences)
 
 
 def why(rows: Sequence[Row], orderings: Sequence[Ordering]) -> list[str]:

@@ -43,13 +43,18 @@ from ml_collections import ConfigDict
 from balms_jax import bounds
 from balms_jax.models import Network
 from balms_jax.report import Run
-from balms_jax.report.comparison import format_statistic, group_runs, told_apart
+from balms_jax.report.comparison import (
+    format_statistic,
+    group_runs,
+    paired_differences,
+    undecided,
+)
 from balms_jax.report.figure_style import COUNT_COLORS, WIDE, new_figure, styled
 from balms_jax.report.html import embedded
 from balms_jax.training.inputs import feature_extractor
 from balms_jax.training.measures import classified
 from balms_jax.training.stage_states import load_trained
-from experiments import whole_runs
+from experiments import numbers, whole_runs
 from experiments.whole_runs import Question, Variant
 
 TAUS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -238,7 +243,7 @@ def taus_of(rate: Rate) -> Rate:
 
 
 def _with_interval(rate: Rate) -> str:
-    value, low, high = map(whole_runs.number, rate)
+    value, low, high = map(numbers.number, rate)
     return f'{value} ({low} to {high})'
 
 
@@ -286,8 +291,8 @@ def best_tau(by_tau: dict[float, list[Run]]) -> float:
 
 def not_told_from(best: float, by_tau: dict[float, list[Run]]) -> list[float]:
     """The other τ that seeds do not tell from the best, of several seeds."""
-    others = {t: whole_runs.differences(by_tau[best], by_tau[t]) for t in sorted(by_tau)}
-    return [t for t, d in others.items() if t != best and len(d) > 1 and not told_apart(d)]
+    others = (tau for tau in sorted(by_tau) if tau != best)
+    return [t for t in others if undecided(paired_differences(by_tau[best], by_tau[t], 'top1'))]
 
 
 def answer(rates: dict[str, Rate], swept: Sequence[Run]) -> str:

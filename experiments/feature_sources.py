@@ -15,7 +15,7 @@ Found     for Balanced Softmax 64.2 ± 0.9 on features of CBS, 57.8 ± 1.2 on it
 """
 
 from balms_jax.report.comparison import Replicates, format_statistic
-from experiments import whole_runs
+from experiments import numbers, whole_runs
 from experiments.whole_runs import Question
 
 SOURCES = {  # method: (the features', the classifier's)
@@ -58,7 +58,7 @@ def row(group: Replicates) -> dict[str, str]:
     return {
         'features of': features,
         'classifier by': classifier,
-        **whole_runs.accuracies(group),
+        **numbers.accuracies(group),
         'published %, IF 200': f'{PUBLISHED[method]:.1f}',
     }
 
@@ -75,7 +75,7 @@ def answer(groups: list[Replicates]) -> str:
         for name, group in zip(names, found, strict=True)
     )
     steps = ''.join(
-        f' From those of {b} to those of {a}: {whole_runs.gain(better, worse)} points.'
+        f' From those of {b} to those of {a}: {numbers.gain(better, worse)} points.'
         for a, b, better, worse in zip(names, names[1:], found, found[1:], strict=False)
     )
     return f'With Balanced Softmax as the classifier, by features: {told}.{steps}'

@@ -27,7 +27,7 @@ from balms_jax.report.figure_style import new_figure, plain, styled
 from balms_jax.report.html import embedded
 from balms_jax.training.inputs import feature_extractor
 from balms_jax.training.stage_states import load_trained
-from experiments import whole_runs
+from experiments import numbers, whole_runs
 from experiments.whole_runs import Question
 
 METHODS = ('softmax', 'softmax_cbs', 'balanced_softmax')
@@ -134,12 +134,12 @@ def row(group: Replicates) -> dict[str, str]:
     ratios = np.stack([told_of(run).fisher for run in group.runs])
 
     def told(values: np.ndarray, scale: float = 1, digits: int = 2) -> str:
-        mean, spread = whole_runs.over_seeds(values.mean(1))
-        return whole_runs.number(mean, spread, scale=scale, digits=digits)
+        mean, spread = numbers.over_seeds(values.mean(1))
+        return numbers.number(mean, spread, scale=scale, digits=digits)
 
     return {
         'features of': group.label,
-        'seeds': whole_runs.seeds_of(group),
+        'seeds': numbers.seeds_of(group),
         'neighbours of the same class %': told(purities, scale=100, digits=1),
         'of the rarer half %': told(purities[:, tail], scale=100, digits=1),
         'Fisher ratio, all classes': told(ratios),

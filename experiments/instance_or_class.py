@@ -30,7 +30,7 @@ import numpy as np
 from balms_jax.rebalancers import REBALANCERS
 from balms_jax.report import Run
 from balms_jax.report.comparison import Replicates
-from experiments import whole_runs
+from experiments import numbers, whole_runs
 from experiments.whole_runs import Question
 
 BY_CLASS = ('balms', 'meta_reweighter', 'softmax_decoupled_meta_sampler', 'balms_end_to_end')
@@ -74,13 +74,18 @@ def images_per_second(run: Run) -> list[float]:
 
 def images_trained_on(run: Run) -> int:
     """How many images the whole network was trained on, over all steps of its stages."""
-    whole = [name for name, _ in run.stages if str(run.config[name]['trains']) == 'all']
-    return sum(run.config[name]['steps'] * run.config[name]['batch_size'] for name in whole)
+    return sum(
+        steps * run.config[name]['batch_size'] for name, steps in run.stages if _whole(run, name)
+    )
 
 
 def trains_all(run: Run) -> bool:
     """Whether the last stage trains the whole network, not a classifier on cached features."""
-    return str(run.config[run.stages[-1][0]]['trains']) == 'all'
+    return _whole(run, run.stages[-1][0])
+
+
+def _whole(run: Run, stage: str) -> bool:
+    return str(run.config[stage]['trains']) == 'all'
 
 
 def row(group: Replicates) -> dict[str, str]:
@@ -93,7 +98,7 @@ def row(group: Replicates) -> dict[str, str]:
         'last stage': ('whole network' if whole else 'classifier')
         + f', batches of {group.first.facts["stages"][-1]["batch_size"]}',
         'network trained on': f'{images_trained_on(group.first):,} images',
-        **whole_runs.accuracies(group),
+        **numbers.accuracies(group),
         'images/s (range)': speed_in_words(group) if whole else _one_digit(speed(group)),
     }
 
@@ -136,12 +141,12 @@ def answer(groups: list[Replicates]) -> str:
             mean, spread = best[-1].statistics('top1')
             told.append(
                 f'Of those that learn for {kind}, {best[-1].label} is first with '
-                f'{whole_runs.number(mean, spread, scale=100, digits=1)} % '
-                f'(seeds {whole_runs.seeds_of(best[-1])}).'
+                f'{numbers.number(mean, spread, scale=100, digits=1)} % '
+                f'(seeds {numbers.seeds_of(best[-1])}).'
             )
     if len(best) == 2:
         told.append(
-            f'Paired by seed, the latter is {whole_runs.gain(best[1], best[0])} points from the '
+            f'Paired by seed, the latter is {numbers.gain(best[1], best[0])} points from the '
             'former.'
         )
         trained = [images_trained_on(group.first) for group in best]

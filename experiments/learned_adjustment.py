@@ -29,7 +29,7 @@ from balms_jax.report.comparison import Replicates
 from balms_jax.report.figure_style import COUNT_COLORS, FAINT, WIDE, new_figure, styled
 from balms_jax.report.html import embedded
 from balms_jax.training.stage_states import load_trained
-from experiments import whole_runs
+from experiments import numbers, whole_runs
 from experiments.convergence_rate import SWEEP, tau_of
 from experiments.whole_runs import Question
 
@@ -105,9 +105,9 @@ def row(group: Replicates) -> dict[str, str]:
     """A method in numbers."""
     told, correlation = '–', '–'
     if group.first.facts['method'] in FOUND:
-        told = whole_runs.number(*whole_runs.over_seeds([slope(run) for run in group.runs]))
-        correlation = whole_runs.number(
-            *whole_runs.over_seeds(
+        told = numbers.number(*numbers.over_seeds([slope(run) for run in group.runs]))
+        correlation = numbers.number(
+            *numbers.over_seeds(
                 [
                     float(np.corrcoef(final_adjustment(run), derived_adjustment(run))[0, 1])
                     for run in group.runs
@@ -119,7 +119,7 @@ def row(group: Replicates) -> dict[str, str]:
         'images trained on': f'{sum(group.first.facts["class_counts"]):,}',
         'slope of log ξ against log n': told,
         'correlation': correlation,
-        **whole_runs.accuracies(group),
+        **numbers.accuracies(group),
     }
 
 
@@ -127,7 +127,7 @@ def answer(groups: list[Replicates]) -> str:
     """In words: how far the search went, and what that is worth."""
     by_method = {group.first.facts['method']: group for group in groups}
     learned = by_method['learned_adjustment']
-    slopes = whole_runs.number(*whole_runs.over_seeds([slope(run) for run in learned.runs]))
+    slopes = numbers.number(*numbers.over_seeds([slope(run) for run in learned.runs]))
     accuracy = {name: 100 * float(g.statistics('top1')[0]) for name, g in by_method.items()}
     told = (
         f'The search ends at a slope of {slopes} of log ξ against log n, '
@@ -141,7 +141,7 @@ def answer(groups: list[Replicates]) -> str:
     told = f'{told} %, beside {" and ".join(others)}.'
     if 'cost_sensitive' in by_method:
         runs = by_method['cost_sensitive'].runs
-        slopes = whole_runs.number(*whole_runs.over_seeds([slope(run) for run in runs]))
+        slopes = numbers.number(*numbers.over_seeds([slope(run) for run in runs]))
         costs = [costs_of(run) for run in runs]
         told += (
             f' CoSen ends at a slope of {slopes}, its costs between {np.min(costs):.2f} and '

@@ -17,7 +17,7 @@ Found     variance 0.158 beside softmax, 0.003 beside Balanced Softmax; scaled t
 import numpy as np
 
 from balms_jax.report.comparison import Replicates, format_statistic
-from experiments import whole_runs
+from experiments import numbers, whole_runs
 from experiments.whole_runs import Question
 
 METHODS = ('softmax_decoupled_meta_sampler', 'balms')
@@ -58,15 +58,11 @@ def row(group: Replicates) -> dict[str, str]:
     rates = scaled(raw)
     return {
         'method': group.label,
-        'seeds': whole_runs.seeds_of(group),
-        'variance over classes': whole_runs.number(*whole_runs.over_seeds(raw.var(1)), digits=3),
-        'variance (mean 1)': whole_runs.number(*whole_runs.over_seeds(rates.var(1)), digits=3),
-        'rate of the largest class (mean 1)': whole_runs.number(
-            *whole_runs.over_seeds(rates[:, 0])
-        ),
-        'rate of the smallest class (mean 1)': whole_runs.number(
-            *whole_runs.over_seeds(rates[:, -1])
-        ),
+        'seeds': numbers.seeds_of(group),
+        'variance over classes': numbers.number(*numbers.over_seeds(raw.var(1)), digits=3),
+        'variance (mean 1)': numbers.number(*numbers.over_seeds(rates.var(1)), digits=3),
+        'rate of the largest class (mean 1)': numbers.number(*numbers.over_seeds(rates[:, 0])),
+        'rate of the smallest class (mean 1)': numbers.number(*numbers.over_seeds(rates[:, -1])),
         'top-1 %': format_statistic(group, 'top1'),
     }
 

@@ -47,7 +47,7 @@ from balms_jax.training.records import check_workdir
 from configs import lvis, shapes_lt
 from experiments import kept
 from experiments.comparison import console, exit_on_failure
-from experiments.whole_runs import mean_and_error, number
+from experiments.numbers import mean_and_error, number
 
 FRESH = 'balms_fresh'  # The same as balms on regions that are read anew at every step.
 METHODS = (

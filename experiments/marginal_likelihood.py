@@ -17,8 +17,9 @@ Found     softmax gives the largest class 2.54 ± 0.11 of its due, EQL, whose λ
 import numpy as np
 
 from balms_jax.report.comparison import Replicates, format_statistic
-from experiments import whole_runs
-from experiments.whole_runs import Question, number, over_seeds
+from experiments import numbers, whole_runs
+from experiments.numbers import number, over_seeds
+from experiments.whole_runs import Question
 
 METHODS = (
     'softmax',
@@ -66,7 +67,7 @@ def row(group: Replicates) -> dict[str, str]:
     ratios = relative(group)
     return {
         'method': group.label,
-        'seeds': whole_runs.seeds_of(group),
+        'seeds': numbers.seeds_of(group),
         'largest class, C p(y)': number(*over_seeds(ratios[:, 0])),
         'smallest class, C p(y)': number(*over_seeds(ratios[:, -1])),
         'distance from level (rms)': number(*over_seeds(distances(group))),

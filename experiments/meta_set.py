@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from balms_jax.report.comparison import Replicates
 from balms_jax.report.runs import SHOT_GROUPS, shot_mask
-from experiments import whole_runs
+from experiments import numbers, whole_runs
 from experiments.whole_runs import Question, Variant
 
 HELD_OUT = 0.1
@@ -81,7 +81,7 @@ def row(group: Replicates) -> dict[str, str]:
         'meta set': group.label,
         'images trained on': f'{sum(facts["class_counts"]):,}',
         'held out': f'{held_out:,}' if held_out else 'none',
-        **whole_runs.accuracies(group),
+        **numbers.accuracies(group),
     }
 
 
@@ -97,7 +97,7 @@ def answer(groups: list[Replicates]) -> str:
     ):
         pair = [by_name.get(f'balms_{part}' if part else 'balms') for part in (name, base)]
         if pair[0] and pair[1]:
-            told.append(text.format(whole_runs.gain(pair[0], pair[1])))
+            told.append(text.format(numbers.gain(pair[0], pair[1])))
             if name == 'redraw':
                 told += groups_gained(pair[0], pair[1])
     return (
@@ -110,7 +110,7 @@ def groups_gained(group: Replicates, base: Replicates) -> list[str]:
     """In words, the gain on each shot group that has classes."""
     counts = base.first.class_counts
     return [
-        f'on the {name}-shot classes {whole_runs.gain(group, base, name)}'
+        f'on the {name}-shot classes {numbers.gain(group, base, name)}'
         for name in SHOT_GROUPS
         if shot_mask(counts, name).any()
     ]

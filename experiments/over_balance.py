@@ -32,9 +32,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from balms_jax.report import Run
-from balms_jax.report.comparison import METHOD_NAMES, Replicates, format_statistic, told_apart
-from experiments import whole_runs
-from experiments.whole_runs import Question, Variant, mean_and_error, number, over_seeds
+from balms_jax.report.comparison import METHOD_NAMES, Replicates, format_statistic
+from experiments import numbers, whole_runs
+from experiments.numbers import caveat, mean_and_error, number, over_seeds
+from experiments.whole_runs import Question, Variant
 
 METHODS = (
     'softmax_decoupled',
@@ -135,7 +136,7 @@ def row(group: Replicates) -> dict[str, str]:
     losses = [whole_runs.final_train_loss(run) for run in group.runs]
     return {
         'method': group.label,
-        'seeds': whole_runs.seeds_of(group),
+        'seeds': numbers.seeds_of(group),
         'exponent k': number(mean, spread),
         'R² of the fit': number(*over_seeds([each.r_squared for each in found])),
         'distance from −1': number(mean + 1, sign=True),
@@ -150,7 +151,7 @@ def accuracy(groups: Sequence[Replicates]) -> str:
     if LOSS not in by_role:
         return ''
     gains = '; '.join(
-        f'with {WORDS[name]} {whole_runs.gain(by_role[name], by_role[LOSS])}'
+        f'with {WORDS[name]} {numbers.gain(by_role[name], by_role[LOSS])}'
         for name in (BOTH, LEARNED, UNSEEN)
         if name in by_role
     )
@@ -192,13 +193,10 @@ def answer(balances: Balances) -> str:
             for seed in sorted(ours.keys() & theirs.keys())
         ]
         mean, error = mean_and_error(differences)
-        words = (
+        return (
             f'{WORDS[name]} is {number(abs(mean), error)} {"nearer" if mean > 0 else "farther"} '
-            f'than {WORDS[other]}'
+            f'than {WORDS[other]}{caveat(differences, "not told apart")}'
         )
-        if len(differences) < 2:
-            return f'{words} (one seed)'
-        return words if told_apart(differences) else f'{words} (not told apart)'
 
     ends = '; '.join(told(name) for name in WORDS if name in balances)
     pairs = ((LEARNED, BOTH), (LEARNED, LOSS), (UNSEEN, LOSS))

@@ -34,7 +34,7 @@ from balms_jax.report.html import document, embedded, table
 from balms_jax.training.records import write_json
 from experiments import kept
 from experiments.comparison import console
-from experiments.whole_runs import number, over_seeds
+from experiments.numbers import number, over_seeds
 
 COUNTS = np.array([10_000, 100, 1])
 CENTRES = 1.6 * np.array([[np.cos(a), np.sin(a)] for a in np.pi * np.array([1.17, -0.17, 0.5])])

@@ -22,16 +22,9 @@ from ml_collections import ConfigDict
 
 from balms_jax.models import DTYPES
 from balms_jax.report import Run, RunError, read_run
-from balms_jax.report.comparison import (
-    Replicates,
-    format_statistic,
-    group_runs,
-    paired_differences,
-    told_apart,
-)
+from balms_jax.report.comparison import Replicates, group_runs
 from balms_jax.report.figure_style import method_colors
 from balms_jax.report.html import document, table
-from balms_jax.report.runs import SHOT_GROUPS, shot_mask
 from balms_jax.report.sections import ProblemFigures
 from balms_jax.training.checks import from_config
 from balms_jax.training.methods import METHODS
@@ -97,6 +90,40 @@ def options_of(question: Question) -> argparse.Namespace:
         scale, datasets, imbalance_factors, methods, seeds, data_dir, dtype, folder, records,
         output, page_only, together.
     """
+    parser = _parser(question)
+    options = parser.parse_args()
+    smoke = options.scale == 'smoke'
+    for name in ('datasets', 'imbalance_factors', 'methods', 'seeds'):
+        values = getattr(options, name) or ()
+        if repeated := sorted({value for value in values if values.count(value) > 1}):
+            parser.error(f'--{name}: got {repeated[0]} more than once, wanted each once')
+        if smoke and values and name in ('datasets', 'imbalance_factors'):
+            parser.error(f'--{name}: got {values} at scale smoke, which is of the digits alone')
+    options.datasets = (
+        ['digits']
+        if smoke
+        else options.datasets or question.datasets.get(options.scale, ('cifar10',))
+    )
+    options.imbalance_factors = (
+        [40.0]
+        if smoke
+        else options.imbalance_factors or question.factors.get(options.scale, (100.0,))
+    )
+    options.methods = options.methods or (question.few if smoke else question.methods)
+    options.seeds = options.seeds or ([0] if smoke else [0, 1, 2])
+    options.output = kept.page_folder(question.name, options.scale, options.output)
+    if len(options.datasets) * len(options.imbalance_factors) > 1 and not question.several:
+        parser.error(
+            'wanted one data set and one imbalance factor: the page tells of one long tail'
+        )
+    if lacking := set(question.needed) - set(options.methods):
+        parser.error(
+            f'--methods: got none of {", ".join(sorted(lacking))}, without which there is no answer'
+        )
+    return options
+
+
+def _parser(question: Question) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=question.doc, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -128,36 +155,7 @@ def options_of(question: Question) -> argparse.Namespace:
         'three ResNet-32 twice as long as one after another on an H100',
     )
     parser.add_argument('--page_only', action='store_true', help='of the runs that are finished')
-    options = parser.parse_args()
-    smoke = options.scale == 'smoke'
-    for name in ('datasets', 'imbalance_factors', 'methods', 'seeds'):
-        values = getattr(options, name) or ()
-        if repeated := sorted({value for value in values if values.count(value) > 1}):
-            parser.error(f'--{name}: got {repeated[0]} more than once, wanted each once')
-        if smoke and values and name in ('datasets', 'imbalance_factors'):
-            parser.error(f'--{name}: got {values} at scale smoke, which is of the digits alone')
-    options.datasets = (
-        ['digits']
-        if smoke
-        else options.datasets or question.datasets.get(options.scale, ('cifar10',))
-    )
-    options.imbalance_factors = (
-        [40.0]
-        if smoke
-        else options.imbalance_factors or question.factors.get(options.scale, (100.0,))
-    )
-    options.methods = options.methods or (question.few if smoke else question.methods)
-    options.seeds = options.seeds or ([0] if smoke else [0, 1, 2])
-    options.output = kept.page_folder(question.name, options.scale, options.output)
-    if len(options.datasets) * len(options.imbalance_factors) > 1 and not question.several:
-        parser.error(
-            'wanted one data set and one imbalance factor: the page tells of one long tail'
-        )
-    if missing := set(question.needed) - set(options.methods):
-        parser.error(
-            f'--methods: got none of {", ".join(sorted(missing))}, without which there is no answer'
-        )
-    return options
+    return parser
 
 
 def train(options: argparse.Namespace, question: Question) -> list[Run]:
@@ -336,66 +334,6 @@ def introduction(doc: str | None) -> str:
         if held.get(each)
     )
     return f'<div class="asked">{told}</div>'
-
-
-def accuracies(group: Replicates) -> dict[str, str]:
-    """Seeds, and top-1 over all classes and each shot group that has some: cells of a table."""
-    held = [n for n in SHOT_GROUPS if shot_mask(group.first.class_counts, n).any()]
-    shown = {'top-1 %': 'top1', **{f'{name} %': name for name in held}}
-    told = {heading: format_statistic(group, field) for heading, field in shown.items()}
-    return {'seeds': seeds_of(group), **told}
-
-
-def seeds_of(group: Replicates) -> str:
-    """The seeds of its runs, as a cell of a table."""
-    return ', '.join(str(run.facts['seed']) for run in group.runs)
-
-
-def differences(ours: Sequence[Run], theirs: Sequence[Run], field: str = 'top1') -> list[float]:
-    """Of the final evaluation, in percent points, by the seeds that both have."""
-    return [100 * each for each in paired_differences(ours, theirs, field)]
-
-
-def over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Mean and sample standard deviation; NaN for one value, both for none."""
-    if not len(values):
-        return math.nan, math.nan
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return float(np.mean(values)), spread
-
-
-def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error, NaN for one value, both for none."""
-    mean, spread = over_seeds(values)
-    return mean, spread / math.sqrt(max(len(values), 1))
-
-
-def gain(group: Replicates, base: Replicates, field: str = 'top1') -> str:
-    """Points from one method to another, paired by seed, as text: mean ± standard error.
-
-    It says where there are too few seeds for one, and where they do not tell it from 0.
-    """
-    points = differences(group.runs, base.runs, field)
-    told = number(*mean_and_error(points), digits=1, sign=True)
-    if len(points) < 2:
-        return f'{told} ({"one seed" if points else "no seed in common"})'
-    return told if told_apart(points) else f'{told} (not told from 0)'
-
-
-def number(
-    mean: float,
-    spread: float = math.nan,
-    *,
-    scale: float = 1,
-    digits: int = 2,
-    sign: bool = False,
-) -> str:
-    """A mean ± its spread as text; the mean alone where there is one seed."""
-    if not math.isfinite(mean):
-        return '–'
-    rounded = round(scale * mean, digits) + 0.0  # + 0: no −0.
-    text = f'{rounded:{"+" if sign and rounded else ""}.{digits}f}'.replace('-', '−')
-    return text + (f' ± {scale * spread:.{digits}f}' if math.isfinite(spread) else '')
 
 
 def _of_this_version(run: Run) -> Run:

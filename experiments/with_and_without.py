@@ -14,7 +14,7 @@ Found     decoupled +14.0 ± 0.5 by the loss, +13.4 ± 0.8 by the sampler, +13.9
 """
 
 from balms_jax.report.comparison import Replicates
-from experiments import whole_runs
+from experiments import numbers, whole_runs
 from experiments.whole_runs import Question
 
 METHODS = (
@@ -64,7 +64,7 @@ def row(group: Replicates) -> dict[str, str]:
         'loss': 'Balanced Softmax' if loss else 'softmax',
         'sampler': 'learned' if sampler else 'none',
         'trained': 'decoupled' if decoupled else 'end to end',
-        **whole_runs.accuracies(group),
+        **numbers.accuracies(group),
     }
 
 
@@ -80,7 +80,7 @@ def answer(groups: list[Replicates]) -> str:
         ('the sampler beside it {}', 'balms_end_to_end', 'balanced_softmax'),
     ):
         if {method, base} <= by_method.keys():
-            told.append(text.format(whole_runs.gain(by_method[method], by_method[base])))
+            told.append(text.format(numbers.gain(by_method[method], by_method[base])))
     gains = '; '.join(told)
     return f'Points, paired by seed: {gains}.'
 

@@ -18,7 +18,7 @@ from balms_jax.report.comparison import METHOD_NAMES
 from balms_jax.training import checks
 from balms_jax.training.methods import METHODS
 from balms_jax.training.records import FREE_KEYS
-from experiments import whole_runs
+from experiments import numbers
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -252,7 +252,7 @@ def test_table_of_results_is_that_of_the_kept_page():
     def cells(row: dict | None) -> list[str]:
         if row is None:
             return ['–', '–']
-        top1 = whole_runs.number(row['top1'], row['spread'], digits=1)
+        top1 = numbers.number(row['top1'], row['spread'], digits=1)
         return [top1, f'{row["published"][0]:.1f}']
 
     wanted = [

@@ -259,6 +259,16 @@ def told_apart(differences: Sequence[float]) -> bool:
     return bool(abs(np.mean(differences)) > scipy.special.stdtrit(seeds - 1, 0.975) * error)
 
 
+def undecided(differences: Sequence[float]) -> bool:
+    """Whether there are several paired differences, and they leave it open which is above.
+
+    Example:
+        >>> undecided([0.1, 0.5, 0.9]), undecided([1.0, 1.1, 0.9]), undecided([0.1])
+        (True, False, False)
+    """
+    return len(differences) > 1 and not told_apart(differences)
+
+
 def format_statistic(group: Replicates, field: str, prior: str = 'uniform') -> str:
     """A field's mean ± sample deviation over seeds as text, in the unit of its column."""
     if group.first.lacks(field):

@@ -20,6 +20,7 @@ from experiments import (
     learned_rates,
     marginal_likelihood,
     meta_set,
+    numbers,
     over_balance,
     whole_runs,
     with_and_without,
@@ -172,10 +173,10 @@ def test_runs_that_are_not_there_are_named(tmp_path):
 
 
 def test_numbers_show_their_spread_where_there_is_one():
-    assert whole_runs.number(0.5, 0.01, scale=100, digits=1) == '50.0 ± 1.0'
-    assert whole_runs.number(0.5, np.nan, sign=True) == '+0.50'
-    assert whole_runs.number(-0.001, np.nan, sign=True) == '0.00'  # Neither above nor below.
-    assert whole_runs.number(np.nan, np.nan) == '–'
+    assert numbers.number(0.5, 0.01, scale=100, digits=1) == '50.0 ± 1.0'
+    assert numbers.number(0.5, np.nan, sign=True) == '+0.50'
+    assert numbers.number(-0.001, np.nan, sign=True) == '0.00'  # Neither above nor below.
+    assert numbers.number(np.nan, np.nan) == '–'
 
 
 def test_a_gain_is_paired_by_seed():
@@ -186,11 +187,11 @@ def test_a_gain_is_paired_by_seed():
         return SimpleNamespace(runs=runs)
 
     base = group((1, 0.6), (0, 0.42), (2, 0.1))
-    assert whole_runs.gain(group((0, 0.5), (1, 0.7), (2, 0.19)), base) == '+9.0 ± 0.6'
+    assert numbers.gain(group((0, 0.5), (1, 0.7), (2, 0.19)), base) == '+9.0 ± 0.6'
     # Nine standard errors of two seeds: by Student's t it takes 12.7.
-    assert whole_runs.gain(group((0, 0.5), (1, 0.7)), base) == '+9.0 ± 1.0 (not told from 0)'
-    assert whole_runs.gain(group((0, 0.5)), base) == '+8.0 (one seed)'
-    assert whole_runs.gain(group((7, 0.5)), base) == '– (no seed in common)'
+    assert numbers.gain(group((0, 0.5), (1, 0.7)), base) == '+9.0 ± 1.0 (not told from 0)'
+    assert numbers.gain(group((0, 0.5)), base) == '+8.0 (one seed)'
+    assert numbers.gain(group((7, 0.5)), base) == '– (no seed in common)'
 
 
 def test_the_rate_is_found_within_classes():
